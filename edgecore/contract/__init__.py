@@ -1,0 +1,53 @@
+"""What a plugin's author reads and imports. `from edgecore.contract import hookimpl` is how a plugin begins.
+
+Names are imported on first use, so that help and listing, which need the manifest alone, load neither numpy nor pluggy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecore.contract.artifacts import Artifact, Fallback, Made, PayloadFile, Weights
+    from edgecore.contract.errors import (
+        BackendUnavailable, BadRequest, Cancelled, CannotDo, CorruptModel, DeviceUnavailable, DoesNotFit, EdgecoreError,
+        ModelNotFound, PlacementRefused, PluginFault, QualityRefused, Timeout, UnsupportedModel, UnsupportedPrecision,
+        WorkerCrashed,
+    )  # fmt: skip
+    from edgecore.contract.hookspecs import ConvertLimits, Probe, ProbedDevice, hookimpl
+    from edgecore.contract.manifest import CONTRACT_VERSION, Claim, Device, Format, Manifest
+    from edgecore.contract.measurement import Repetition, Samples, Workload
+    from edgecore.contract.options import Option, Value
+    from edgecore.contract.placement import Placement, PlacementSource
+    from edgecore.contract.precisions import Precision, PrecisionClass
+    from edgecore.contract.progress import Progress, no_progress
+    from edgecore.contract.sampling import GREEDY, Sampler, Sampling
+    from edgecore.contract.sessions import (
+        Logits, Message, Piece, TensorSession, TensorSpec, TextContext, TextSession,
+    )  # fmt: skip
+
+_HOME = {
+    "artifacts": ("Artifact", "Fallback", "Made", "PayloadFile", "Weights"),
+    "errors": (
+        "BackendUnavailable", "BadRequest", "Cancelled", "CannotDo", "CorruptModel", "DeviceUnavailable", "DoesNotFit",
+        "EdgecoreError", "ModelNotFound", "PlacementRefused", "PluginFault", "QualityRefused", "Timeout",
+        "UnsupportedModel", "UnsupportedPrecision", "WorkerCrashed",
+    ),
+    "hookspecs": ("ConvertLimits", "Probe", "ProbedDevice", "hookimpl"),
+    "manifest": ("CONTRACT_VERSION", "Claim", "Device", "Format", "Manifest"),
+    "measurement": ("Repetition", "Samples", "Workload"),
+    "options": ("Option", "Value"),
+    "placement": ("Placement", "PlacementSource"),
+    "precisions": ("Precision", "PrecisionClass"),
+    "progress": ("Progress", "no_progress"),
+    "sampling": ("GREEDY", "Sampler", "Sampling"),
+    "sessions": ("Logits", "Message", "Piece", "TensorSession", "TensorSpec", "TextContext", "TextSession"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,81 @@
+"""Backend-specific options: declared as data by verb, so that `-O key=value` is checked before any work.
+
+A key that is not declared, a value of the wrong type, outside its range or not among its choices is an error
+that names what is. Resolved options enter the artifact's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from edgecore.contract.errors import BadRequest
+
+Value = bool | int | float | str
+OPTION_TYPES = ("bool", "int", "float", "str")
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of one verb."""
+
+    name: str
+    type: str
+    """One of `OPTION_TYPES`."""
+    default: Value | None = None
+    """The value when the user gives none; None lets the backend decide."""
+    choices: tuple[Value, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    help: str = ""
+
+    def parse(self, text: Value) -> Value:
+        """`text` as this option's type. Raises `BadRequest` where it is not one."""
+        value = self._typed(text)
+        if self.choices and value not in self.choices:
+            raise self._bad(text, "one of " + ", ".join(map(str, self.choices)))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if self.minimum is not None and value < self.minimum:
+                raise self._bad(text, f"at least {self.minimum:g}")
+            if self.maximum is not None and value > self.maximum:
+                raise self._bad(text, f"at most {self.maximum:g}")
+        return value
+
+    def _typed(self, given: Value) -> Value:
+        text = str(given).strip()
+        try:
+            if self.type == "int":
+                return int(text)
+            if self.type == "float":
+                return float(text)
+        except ValueError:
+            raise self._bad(given, f"a value of type {self.type}") from None
+        if self.type == "bool":
+            if text.lower() not in _TRUE | _FALSE:
+                raise self._bad(given, "true or false")
+            return text.lower() in _TRUE
+        return text
+
+    def _bad(self, given: Value, accepted: str) -> BadRequest:
+        return BadRequest(f"option {self.name}={given}: not accepted", supported=f"{self.name}: {accepted}")
+
+
+def resolve(declared: Iterable[Option], given: Mapping[str, Value], verb: str, backend: str) -> dict[str, Value]:
+    """Every declared option with its given or default value, by name; options without either are left out.
+
+    Raises `BadRequest` for an unknown key, naming the nearest known one and all that exist.
+    """
+    known = {option.name: option for option in declared}
+    for key in given:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            raise BadRequest(
+                f"backend {backend!r} has no option {key!r} for {verb}"
+                + (f"; did you mean {near[0]!r}?" if near else ""),
+                supported=", ".join(known) or "no options at all for this verb",
+                hint=f"edgecore backends {backend}",
+            )
+    values = {name: option.parse(given[name]) if name in given else option.default for name, option in known.items()}
+    return {name: value for name, value in values.items() if value is not None}
