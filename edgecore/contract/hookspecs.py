@@ -1,11 +1,12 @@
 """The hooks: the heavy half of a plugin, called in a worker only.
 
 Each call goes to the one selected backend, never as a fan-out. An author implements them as plain functions in the
-module that the manifest names, each marked with `edgecore.contract.hookimpl`, and leaves out what the backend does not do.
-Arguments are only ever added, with a default here and in implementations; an implementation may leave out arguments
-that it does not need. Paths are absolute. `options` is complete: declared defaults are filled in.
+module that the manifest names, each marked with `edgecore.contract.hookimpl`, and leaves out what the backend does not
+do. Arguments are only ever added, with a default here and in implementations; an implementation may leave out
+arguments that it does not need. Paths are absolute. `options` is complete: declared defaults are filled in.
 
-Whatever is raised that is not an `EdgecoreError` is reported as the plugin's fault, with the last lines of its traceback.
+Whatever is raised that is not an `EdgecoreError` is reported as the plugin's fault, with the last lines of its
+traceback.
 """
 
 from __future__ import annotations
@@ -78,9 +79,10 @@ def edgecore_convert(
 ) -> Made:  # fmt: skip
     """Turn a source into this backend's format.
 
-    source:    a Hugging Face folder or a GGUF file (open it with `edgecore.checkpoint.open_checkpoint`), or an ONNX file.
-               It is never written to.
-    out:       an empty folder. Write nothing elsewhere. A failed or cancelled call may leave anything in it: it is discarded.
+    source:    a Hugging Face folder or a GGUF file (open it with `edgecore.checkpoint.open_checkpoint`), or an ONNX
+               file. It is never written to.
+    out:       an empty folder. Write nothing elsewhere. A failed or cancelled call may leave anything in it: it is
+               discarded.
     format:    one of the manifest's formats.
     precision: one that the manifest says is made `by = "convert"`.
     Raises `UnsupportedModel`, `UnsupportedPrecision`, `CorruptModel`, `DoesNotFit`, `Cancelled`.
@@ -109,7 +111,8 @@ def edgecore_run(
     """Open an artifact on a device.
 
     context_length: tokens; None lets the backend choose, at most what the model was trained for.
-    threads:        None means what affinity and quota allow (`edgecore.machine.usable_threads` measured it for the caller).
+    threads:        None means what affinity and quota allow (`edgecore.machine.usable_threads` measured it for the
+                    caller).
     Raises `DeviceUnavailable`, `PlacementRefused`, `CorruptModel`, `DoesNotFit`.
     """
     raise AssertionError("a specification is not called")
@@ -135,6 +138,6 @@ def edgecore_weights(artifact: Artifact) -> Mapping[str, Any]:
 def edgecore_compile(
     artifact: Artifact, out: Path, profile: Mapping[str, Any], options: Mapping[str, Value], progress: Progress
 ) -> Made:
-    """Optional: compile ahead of time for a profile (a parsed `hwprofiles/*.toml`) that is not here. `Made.requires` says
-    what a machine must have to load the result."""
+    """Optional: compile ahead of time for a profile (a parsed `hwprofiles/*.toml`) that is not here. `Made.requires`
+    says what a machine must have to load the result."""
     raise AssertionError("a specification is not called")

@@ -129,8 +129,8 @@ class Manifest:
 def parse(data: Mapping[str, Any], where: str) -> Manifest:
     """A manifest from parsed TOML. Raises `BadRequest` that names `where` and the field.
 
-    Claims are written compactly, as lists, and stand for their product:
-    `[[claims]] task = "text"  families = ["llama"]  formats = ["gguf"]  precisions = ["f16", "q8_0"]  devices = ["cpu"]`.
+    Claims are written compactly, as lists, and stand for their product: `[[claims]]` with `task = "text"`,
+    `families = ["llama"]`, `formats = ["gguf"]`, `precisions = ["f16", "q8_0"]`, `devices = ["cpu"]` is two claims.
     """
     reader = _Table(data, where)
     precisions = tuple(

@@ -1,7 +1,7 @@
 """Choosing the next token from logits, in numpy, the same way for every backend.
 
-Order as in llama.cpp's default chain: top-k, top-p, temperature, then one draw. Temperature 0 is greedy: the argmax, the
-lowest id on a tie.
+Order as in llama.cpp's default chain: top-k, top-p, temperature, then one draw. Temperature 0 is greedy: the argmax,
+the lowest id on a tie.
 """
 
 from __future__ import annotations

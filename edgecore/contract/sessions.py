@@ -1,7 +1,7 @@
 """An opened artifact. A minimal text backend is a tokenizer and a context; everything else is built on these two.
 
-`TextSession` and `TensorSession` are what `edgecore_run` answers and what `edgecore.open` gives to users. The caller's proxy
-has the same methods, so code does not know whether it talks to a worker.
+`TextSession` and `TensorSession` are what `edgecore_run` answers and what `edgecore.open` gives to users. The caller's
+proxy has the same methods, so code does not know whether it talks to a worker.
 """
 
 from __future__ import annotations
@@ -95,13 +95,14 @@ class TextSession(ABC):
 
     @property
     def conditions(self) -> Mapping[str, str]:
-        """What must agree before two measurements may be compared: `device`, `threads`, `context`, `compute`, `kv_cache`."""
+        """What must agree before two measurements may be compared: `device`, `threads`, `context`, `compute` and
+        `kv_cache`."""
         return {}
 
     @abstractmethod
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Token ids. `add_special` adds what the model wants at the start (BOS); special tokens that stand in `text` are
-        plain text unless `parse_special`."""
+        """Token ids. `add_special` adds what the model wants at the start (BOS); special tokens that stand in `text`
+        are plain text unless `parse_special`."""
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:
@@ -113,7 +114,8 @@ class TextSession(ABC):
 
     @abstractmethod
     def apply_chat(self, messages: Sequence[Message]) -> str:
-        """The prompt that the model's own chat template makes, ready for `tokenize(..., add_special=False, parse_special=True)`.
+        """The prompt that the model's own chat template makes, ready for
+        `tokenize(..., add_special=False, parse_special=True)`.
 
         Raises `CannotDo` where the model has no template.
         """
@@ -138,10 +140,11 @@ class TextSession(ABC):
         stop: Sequence[str] = (),
         reuse_cache: bool = False,
     ) -> Iterator[Piece]:
-        """Continue `tokens`, piece by piece; closing the iterator cancels. The context holds prompt and answer afterwards.
+        """Continue `tokens`, piece by piece; closing the iterator cancels. The context holds prompt and answer
+        afterwards.
 
-        A prompt that does not fit with `max_tokens` raises `DoesNotFit` before any work; without `max_tokens` the same is
-        raised when the context is full. `stop` strings are not part of the answer. `sampling` None means llama.cpp's
+        A prompt that does not fit with `max_tokens` raises `DoesNotFit` before any work; without `max_tokens` the same
+        is raised when the context is full. `stop` strings are not part of the answer. `sampling` None means llama.cpp's
         defaults. With `reuse_cache` the beginning that `tokens` shares with the context (a chat's earlier turns) is not
         computed again; without it the answer depends on nothing that ran before.
         """
