@@ -1,0 +1,1 @@
+"""One method of measuring for every backend, so that two numbers can be put side by side."""
