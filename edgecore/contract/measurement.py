@@ -23,7 +23,7 @@ class Workload:
     threads: int | None = None
     context_length: int | None = None
     feeds: str = ""
-    """Path of a `.npz` of feeds for a tensor model, for which `decode` counts calls; empty makes them up from the specs."""
+    """Path of a `.npz` of feeds for a tensor model, for which `decode` counts calls; empty makes them up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """The core's own measuring loop, run inside the worker over any session, so that a backend without a native loop is
-measured by the same method as one that has it. Nothing but the session's own work lies between two readings of the clock.
+measured by the same method as one that has it.
+
+Nothing but the session's own work lies between two readings of the clock.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ def run_workload(
     """Measure one workload over an open session: `warmup` repetitions that do not count, then `repetitions` that do.
 
     A text session prefills `prompt` and decodes `decode` tokens after it; in mode `bare` these are the prompt's tokens
-    again, in mode `greedy` the argmax of the step before, the choosing timed with the step. End-of-text tokens do not end it.
-    A tensor session is called `decode` times (at least once) on feeds made by `make_feeds`; a step is a call, prefill is 0.
+    again, in mode `greedy` the argmax of the step before, the choosing timed with the step. End-of-text tokens do not
+    end it. A tensor session is called `decode` times (at least once) on `make_feeds`; a step is a call, prefill is 0.
 
     load_seconds: what opening the session took, measured by whoever opened it.
     Raises `BadRequest` for a workload that asks for nothing, `DoesNotFit` where prompt and decode exceed the context.
@@ -95,12 +97,15 @@ def _tensor(session: TensorSession, workload: Workload, report: _Report) -> Repe
 def make_feeds(inputs: tuple[TensorSpec, ...], path: str = "") -> dict[str, NDArray[Any]]:
     """Feeds for timing: those in the `.npz` at `path`, else made up from the specs, the same ones every time.
 
-    Floats are drawn from a standard normal with a fixed seed; everything else is zero, because an integer may be an index
-    and zero is one that exists. A symbolic dimension is 1.
+    Floats are drawn from a standard normal with a fixed seed; everything else is zero, because an integer may be an
+    index and zero is one that exists. A symbolic dimension is 1. Raises `BadRequest` for a file that is not an archive.
     """
     if path:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, AttributeError) as error:
+            raise BadRequest(f"{path}: not an archive of arrays: {error}", supported=".npz from numpy.savez") from None
     random = np.random.default_rng(0)
     feeds: dict[str, NDArray[Any]] = {}
     for spec in inputs:
@@ -113,11 +118,12 @@ def make_feeds(inputs: tuple[TensorSpec, ...], path: str = "") -> dict[str, NDAr
 
 def _dtype(name: str) -> np.dtype[Any]:
     try:
-        return np.dtype(name)
+        found: np.dtype[Any] = np.dtype(name)
     except TypeError:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+        found = np.dtype(getattr(ml_dtypes, name))
+    return found
 
 
 def _placement(placement: Placement) -> Mapping[str, str]:
