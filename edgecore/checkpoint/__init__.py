@@ -1,0 +1,39 @@
+"""The neutral model: what every plugin converts from and every backend is compared with.
+
+    from edgecore.checkpoint import open_checkpoint
+    model = open_checkpoint(path)
+    model.decoder.layers, model.tensors["model.norm.weight"].read(), model.tokenizer.encode("text")
+
+Names are imported on first use, so that a command that needs one of them does not pay for all.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecore.checkpoint.decoder import Decoder, Rope, RopeScaling
+    from edgecore.checkpoint.gguf_file import GgufArray
+    from edgecore.checkpoint.opening import Checkpoint, half_rotation_order, open_checkpoint
+    from edgecore.checkpoint.oracle import Oracle, OracleContext
+    from edgecore.checkpoint.storage import Storage
+    from edgecore.checkpoint.tensors import Tensor
+    from edgecore.checkpoint.tokenizer import Tokenizer, TokenType
+
+_HOME = {
+    "decoder": ("Decoder", "Rope", "RopeScaling"),
+    "gguf_file": ("GgufArray",),
+    "opening": ("Checkpoint", "half_rotation_order", "open_checkpoint"),
+    "oracle": ("Oracle", "OracleContext"),
+    "storage": ("Storage",),
+    "tensors": ("Tensor",),
+    "tokenizer": ("TokenType", "Tokenizer"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

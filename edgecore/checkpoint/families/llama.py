@@ -1,0 +1,58 @@
+"""Llama 2 and 3, and what shares their computation: SmolLM 1 and 2, TinyLlama, DeepSeek's Llama distillations, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgecore.checkpoint.decoder import Decoder
+from edgecore.checkpoint.families import Family
+from edgecore.checkpoint.families.common import GGUF_NAMES, config_rope, config_sizes, gguf_rope, gguf_sizes
+from edgecore.checkpoint.fields import Fields
+from edgecore.contract.errors import UnsupportedModel
+
+
+def _from_config(config: Fields) -> Decoder:
+    sizes = config_sizes(config)
+    activation = config.text("hidden_act", "silu")
+    if activation not in ("silu", "swish"):
+        raise UnsupportedModel(f"{config.file}: field 'hidden_act': {activation!r}", supported="silu")
+    return Decoder(
+        family="llama",
+        rope=config_rope(config, sizes["head_dim"]),
+        tied=config.flag("tie_word_embeddings", False),
+        attention_bias=config.flag("attention_bias", False),
+        mlp_bias=config.flag("mlp_bias", False),
+        **sizes,
+    )
+
+
+def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
+    if metadata.integer("expert_count", 0, least=0):
+        raise UnsupportedModel(f"{metadata.file}: a mixture of experts", supported="dense models of family llama")
+    sizes = gguf_sizes(metadata, tensors)
+    rope = gguf_rope(metadata, tensors, sizes["head_dim"])
+    if rope.dim != sizes["head_dim"]:
+        raise UnsupportedModel(
+            f"{metadata.file}: field {metadata.prefix + 'rope.dimension_count'!r}: only {rope.dim} of {sizes['head_dim']} turn",
+            supported="whole heads",
+        )
+    return Decoder(
+        family="llama",
+        rope=rope,
+        attention_bias="blk.0.attn_q.bias" in tensors,
+        mlp_bias="blk.0.ffn_up.bias" in tensors,
+        **sizes,
+    )
+
+
+FAMILY = Family(
+    name="llama",
+    model_types=("llama",),
+    gguf_architectures=("llama",),
+    from_config=_from_config,
+    from_gguf=_from_gguf,
+    gguf_names=GGUF_NAMES,
+    interleaved=True,
+    ignored=("rotary_emb.inv_freq", "rope_freqs.weight"),
+)

@@ -1,0 +1,87 @@
+"""One weight of a model, left in its file until someone reads it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecore.checkpoint.storage import Bytes, Floats, Storage, dequantize
+
+_AT_ONCE = 1 << 20
+"""Elements dequantized in one piece: the way back to float32 needs several times its own size for a moment."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A named array whose stored bytes are mapped from a file. Rows run along the first axis and are in canonical order."""
+
+    name: str
+    """Canonical: Hugging Face's Llama name."""
+    shape: tuple[int, ...]
+    """As in numpy: the last axis is contiguous. At least one axis."""
+    type: Storage
+    data: Bytes
+    """The stored bytes, flat and read-only."""
+    order: NDArray[np.intp] | None = None
+    """Where each canonical row lies in the file; None when the orders agree."""
+
+    @property
+    def storage(self) -> str:
+        """The name of the storage type: `F16`, `BF16`, `Q4_1`."""
+        return self.type.name
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes."""
+        return self.data.nbytes
+
+    def raw(self) -> Bytes:
+        """Stored bytes as uint8 (rows, bytes a row), in canonical order: a view of the file, a copy where orders differ.
+
+        One axis counts as one row.
+        """
+        if len(self.shape) == 1 and self.order is not None:
+            return self._elements()[self.order].reshape(1, -1).view(np.uint8)
+        stored = self.data.reshape(1 if len(self.shape) == 1 else self.shape[0], -1)
+        return stored if self.order is None else stored[self.order]
+
+    def rows(self, start: int, stop: int) -> Floats:
+        """float32 (stop - start, ...) of canonical rows `start` to `stop`. May be a read-only view of the file."""
+        if len(self.shape) == 1:
+            return self.read()[start:stop]
+        stored = self.data.reshape(self.shape[0], -1)
+        some = stored[start:stop] if self.order is None else stored[self.order[start:stop]]
+        last = self.type.row_bytes(self.shape[-1])
+        return _aligned(dequantize(self.type, some.reshape(-1, last))).reshape(len(some), *self.shape[1:])
+
+    def read(self) -> Floats:
+        """The whole tensor as float32, of `shape`. May be a read-only view of the file."""
+        if len(self.shape) == 1:
+            return _aligned(dequantize(self.type, self.raw())).reshape(self.shape)
+        if self.storage == "F32" and self.order is None:
+            return self.rows(0, self.shape[0])
+        whole = np.empty(self.shape, np.float32)
+        for start, stop in self._pieces():
+            whole[start:stop] = self.rows(start, stop)
+        return whole
+
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        step = max(1, _AT_ONCE * self.shape[0] // max(1, self.elements))
+        for start in range(0, self.shape[0], step):
+            yield start, min(start + step, self.shape[0])
+
+    def _elements(self) -> NDArray[np.generic]:
+        return self.data.view(f"V{self.type.size}")
+
+
+def _aligned(array: Floats) -> Floats:
+    """The array where the processor can use it: files may put numbers at odd addresses."""
+    return array if array.flags.aligned else array.copy()
