@@ -1,0 +1,99 @@
+"""Options that mean the same at every verb are written once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _all(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not (key and equals):
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE, like -O group_size=32")
+        pairs[key.strip()] = text
+    return pairs
+
+
+backend: Callable[[Any], Any] = click.option(
+    "--backend", metavar="NAME", help="Backend, or the path of a plugin under development."
+)
+device: Callable[[Any], Any] = click.option("--device", metavar="NAME", help="Device of the backend (cpu, gpu, npu).")
+precision: Callable[[Any], Any] = click.option(
+    "--precision", metavar="NAME", help="A precision of the backend, or a class: ultra-low, low, medium, half, full."
+)
+profile: Callable[[Any], Any] = click.option(
+    "--profile", metavar="NAME", help="Hardware profile to build for, instead of this machine."
+)
+calibration: Callable[[Any], Any] = click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="UTF-8 text (text models) or a folder of .npz feeds (tensor models).",
+)
+backend_options: Callable[[Any], Any] = click.option(
+    "-O", "options", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="Option of the backend; repeat for more."
+)
+out: Callable[[Any], Any] = click.option(
+    "-o", "--out", type=click.Path(path_type=Path), metavar="PATH", help="Also write the result here."
+)
+as_json: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+deadline: Callable[[Any], Any] = click.option(
+    "--timeout", "deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after this."
+)
+memory_limit: Callable[[Any], Any] = click.option(
+    "--memory-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MB",
+    help="Anonymous memory that the worker may use.",
+)
+offline: Callable[[Any], Any] = click.option("--offline", is_flag=True, help="Use what is cached; never the network.")
+
+making: Callable[[F], F] = _all(
+    backend,
+    precision,
+    profile,
+    calibration,
+    backend_options,
+    out,
+    as_json,
+    click.option(
+        "--max-context", type=click.IntRange(min=1), metavar="TOKENS", help="Context that the result must hold."
+    ),
+    click.option("--allow-unverified", is_flag=True, help="Keep a result that could not be compared."),
+    click.option("--keep-refused", is_flag=True, help="Keep a result outside its quality bound, for study."),
+    deadline,
+    memory_limit,
+    offline,
+)
+"""What convert, quantize and build share."""
+
+using: Callable[[F], F] = _all(backend, device, precision, profile, calibration, backend_options, deadline, offline)
+"""What every verb shares that opens a model, and builds it where it is missing."""
+
+sampling: Callable[[F], F] = _all(
+    click.option("-n", "max_tokens", type=click.IntRange(min=-1), default=-1, metavar="N", help="Tokens to make; -1: until the model ends."),
+    click.option("-c", "--ctx-size", "context_length", type=click.IntRange(min=1), metavar="TOKENS", help="Context."),
+    click.option("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads; default: what this process may use."),
+    click.option("--temp", "temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy."),
+    click.option("--top-k", type=click.IntRange(min=0), default=40, show_default=True, help="0 keeps all."),
+    click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True, help="1 keeps all."),
+    click.option("-s", "--seed", type=int, default=-1, metavar="N", help="-1 draws one."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; repeat for more."),
+)  # fmt: skip
+"""Generation, in the words that llama.cpp's users know."""

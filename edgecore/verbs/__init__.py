@@ -1,0 +1,1 @@
+"""What the command line and Python users share: each verb once, as a function over the parts below it."""

@@ -1,0 +1,112 @@
+"""What a model is and which installed backends take it, decided from headers, before anything is converted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgecore import registry
+from edgecore.contract.errors import EdgecoreError, UnsupportedModel
+from edgecore.contract.progress import Progress, no_progress
+from edgecore.store import Store
+from edgecore.verbs import verifying
+from edgecore.verbs.targets import Target, locate
+
+
+def inspect(given: str | Path, *, offline: bool = False, on_progress: Progress = no_progress) -> dict[str, Any]:
+    """Facts about a source, a native file or an artifact, ready for JSON. Raises as `locate` does, and `CorruptModel`.
+
+    An unsupported architecture is an answer here, under `supported`, not an error.
+    """
+    target = locate(given, offline=offline, on_progress=on_progress)
+    if target.artifact:
+        facts = _artifact(target)
+    elif target.source and target.source.kind != "onnx":
+        facts = _text(target)
+    elif target.source:
+        facts = _onnx(target.source.path)
+    else:
+        facts = {"kind": "native", "path": str(target.native_path)}
+    return {**facts, "backends": [] if target.artifact else _backends(target, facts.get("supported", "yes") == "yes")}
+
+
+def _text(target: Target) -> dict[str, Any]:
+    source = target.source
+    assert source is not None
+    facts: dict[str, Any] = {
+        "kind": source.kind,
+        "path": str(source.path),
+        "bytes": source.size,
+        "digest": source.digest,
+    }
+    facts |= {f"origin {k}": v for k, v in source.origin.items() if v}
+    try:
+        with verifying.opened(source.path) as checkpoint:
+            decoder = checkpoint.decoder
+            return facts | {
+                "supported": "yes",
+                "name": checkpoint.name,
+                "family": decoder.family,
+                "parameters": checkpoint.parameters,
+                "storage": dict(checkpoint.storage),
+                "layers": decoder.layers,
+                "hidden_size": decoder.hidden_size,
+                "heads": f"{decoder.heads} query, {decoder.kv_heads} key-value, dimension {decoder.head_dim}",
+                "vocabulary": decoder.vocab_size,
+                "context_length": decoder.context_length,
+                "tied_embeddings": "yes" if decoder.tied else "no",
+                "chat_template": "yes" if checkpoint.chat_template else "no",
+            }
+    except UnsupportedModel as error:
+        return facts | {"supported": str(error)}
+
+
+def _artifact(target: Target) -> dict[str, Any]:
+    artifact = target.artifact
+    assert artifact is not None
+    store = Store()
+    assessment = verifying.quality_of(store, artifact)
+    return {
+        "kind": "artifact",
+        "id": artifact.id,
+        "path": str(artifact.path),
+        "backend": artifact.backend,
+        "task": artifact.task,
+        "format": artifact.format,
+        "precision": artifact.precision,
+        "family": artifact.family,
+        "context_length": artifact.context_length,
+        "bytes": store.size(artifact),
+        "bits_per_weight": round(artifact.weights.bits_per_weight, 3) if artifact.weights else None,
+        "requires": dict(artifact.requires),
+        "quality": f"{assessment.verdict.value}: {assessment.summary()}" if assessment else "never compared",
+        "chain": [
+            str(step.get("verb")) + " " + str(step.get("spec") or step.get("precision")) for step in artifact.chain
+        ],
+    }
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    return {"kind": "onnx", "path": str(path), "bytes": path.stat().st_size, "supported": "yes"}
+
+
+def _backends(target: Target, supported: bool) -> list[dict[str, str]]:
+    rows = []
+    for entry in registry.usable():
+        manifest = entry.ready_manifest
+        kind = target.source.kind if target.source else ""
+        try:
+            native = target.native(manifest)
+        except EdgecoreError:
+            native = None
+        if native:
+            rows.append({"name": entry.name, "takes": "yes", "how": f"as it is ({native.format}), or converted"})
+        elif kind in manifest.sources and supported:
+            rows.append({"name": entry.name, "takes": "yes", "how": "edgecore build"})
+        elif kind in manifest.sources and manifest.exporter:
+            rows.append(
+                {"name": entry.name, "takes": "perhaps", "how": f"edgecore plugin install {entry.name} --export"}
+            )
+        else:
+            rows.append({"name": entry.name, "takes": "no", "how": f"takes {', '.join(manifest.sources)}"})
+    return rows

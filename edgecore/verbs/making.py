@@ -1,0 +1,323 @@
+"""convert, quantize and build: from a source to a sealed, compared artifact.
+
+Each step has an id derived from everything that determines its result, so a step that was done before is a cache hit. A
+step's result becomes an artifact only after it was compared with the source; until then it lies in a staging folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgecore import __version__
+from edgecore.contract.artifacts import Artifact, Made
+from edgecore.contract.errors import BadRequest, UnsupportedModel, UnsupportedPrecision
+from edgecore.contract.hookspecs import ConvertLimits
+from edgecore.contract.options import Value, resolve
+from edgecore.contract.precisions import Precision, PrecisionClass, select
+from edgecore.contract.progress import Progress, no_progress
+from edgecore.registry import Entry
+from edgecore.sources import Source
+from edgecore.store import Staging, Store, request_id
+from edgecore.verbs import verifying
+from edgecore.verbs.targets import Target, choose, locate
+from edgecore.workers import Backend, connect
+
+DEFAULT_PRECISION = PrecisionClass.MEDIUM.value
+"""What build makes when nothing is asked for: 8 bits a weight lose next to nothing on any model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How to make an artifact. The command line and `edgecore.build` only bind to this."""
+
+    backend: str | None = None
+    """Name, or path of a plugin under development; None takes the only one that fits."""
+    precision: str | None = None
+    """Native name or class; None means `DEFAULT_PRECISION`, and 16 bits for convert alone."""
+    format: str | None = None
+    """One of the backend's formats; None takes its first for the task."""
+    options: Mapping[str, Value] = field(default_factory=dict)
+    """The backend's own, as the manifest declares them."""
+    calibration: Path | None = None
+    max_context: int | None = None
+    """Tokens that the result must hold."""
+    allow_unverified: bool = False
+    """Keep what could not be compared."""
+    keep_refused: bool = False
+    """Keep what failed its bound."""
+    deadline: float | None = None
+    """Seconds for each call of the backend."""
+    memory_limit: int | None = None
+    """Bytes of anonymous memory for the worker."""
+    offline: bool = False
+
+
+def build(given: str | Path, making: Making, on_progress: Progress = no_progress) -> Artifact:
+    """Convert and, where the precision is made that way, quantize."""
+    target = locate(given, offline=making.offline, on_progress=on_progress)
+    entry = choose(making.backend, target)
+    precision = _select(entry, making.precision or DEFAULT_PRECISION)
+    if target.artifact:
+        return _quantize(entry, target.artifact, None, precision, making, on_progress)
+    source = _source(target)
+    _check_source(entry, source)
+    options = _options(entry, making.options, ("convert",) if precision.by == "convert" else ("convert", "quantize"))
+    with connect(entry, memory_limit=making.memory_limit) as backend:
+        first = precision if precision.by == "convert" else _select(entry, PrecisionClass.HALF.value)
+        artifact = _convert(backend, source, first, options["convert"], making, on_progress)
+        if precision.by == "convert":
+            return artifact
+        return _quantized(backend, artifact, source, precision, options["quantize"], making, on_progress)
+
+
+def convert(given: str | Path, making: Making, on_progress: Progress = no_progress) -> Artifact:
+    """Only the conversion. Raises `UnsupportedPrecision` for a precision that quantize makes."""
+    target = locate(given, offline=making.offline, on_progress=on_progress)
+    entry = choose(making.backend, target)
+    precision = _select(entry, making.precision or PrecisionClass.HALF.value)
+    if precision.by != "convert":
+        raise UnsupportedPrecision(
+            f"convert does not make {precision.name}; quantize does",
+            supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.by == "convert"),
+            hint=f"edgecore build {given} --backend {entry.name} --precision {precision.name}",
+        )
+    if target.artifact:
+        raise BadRequest(f"{given} is an artifact already", hint=f"edgecore quantize {given} --precision q8_0")
+    source = _source(target)
+    _check_source(entry, source)
+    options = _options(entry, making.options, ("convert",))
+    with connect(entry, memory_limit=making.memory_limit) as backend:
+        return _convert(backend, source, precision, options["convert"], making, on_progress)
+
+
+def quantize(given: str | Path, making: Making, on_progress: Progress = no_progress) -> Artifact:
+    """Only the quantization, of an artifact or of a native file that the backend opens; a source is converted first."""
+    if not making.precision:
+        raise BadRequest("quantize needs a precision", hint=f"edgecore quantize {given} --precision low")
+    target = locate(given, offline=making.offline, on_progress=on_progress)
+    entry = choose(making.backend, target)
+    precision = _select(entry, making.precision)
+    native = target.native(entry.ready_manifest)
+    base = target.artifact or native
+    if base is None or precision.by == "convert":
+        return build(given, making, on_progress)
+    return _quantize(entry, base, target.source, precision, making, on_progress)
+
+
+def _quantize(
+    entry: Entry, base: Artifact, source: Source | None, precision: Precision, making: Making, on_progress: Progress
+) -> Artifact:
+    if precision.by == "convert":
+        raise UnsupportedPrecision(
+            f"{precision.name} is made by convert, from the source, not from an artifact",
+            supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.by == "quantize"),
+        )
+    options = _options(entry, making.options, ("quantize",))
+    with connect(entry, memory_limit=making.memory_limit) as backend:
+        source = source or verifying.source_of(base, making.offline, on_progress)
+        return _quantized(backend, base, source, precision, options["quantize"], making, on_progress)
+
+
+def _convert(
+    backend: Backend,
+    source: Source,
+    precision: Precision,
+    options: Mapping[str, Value],
+    making: Making,
+    progress: Progress,
+) -> Artifact:
+    manifest = backend.entry.ready_manifest
+    task = "tensor" if source.kind == "onnx" else "text"
+    formats = [f for f in manifest.formats if f.task == task]
+    chosen = next((f for f in formats if making.format in (None, f.name)), None)
+    if chosen is None:
+        raise BadRequest(
+            f"backend {manifest.name!r} does not write {making.format!r}", supported=", ".join(f.name for f in formats)
+        )
+    limits = ConvertLimits(max_context=making.max_context)
+    step = _step("convert", backend, precision, options) | {
+        "source": source.digest,
+        "format": chosen.name,
+        "limits": asdict(limits),
+    }
+
+    def make(staging: Staging) -> Artifact:
+        made = backend.convert(
+            source=source.path,
+            out=staging.path,
+            format=chosen.name,
+            precision=precision.name,
+            options=options,
+            limits=limits,
+            deadline=making.deadline,
+            on_progress=progress,
+        )
+        family, context = verifying.describe(source)
+        origin = {"verb": "source", "spec": source.spec, "digest": source.digest, **source.origin}
+        return _artifact(staging, made, step, (origin,), task, family, making.max_context or context)
+
+    return _once(backend, step, source, precision, making, progress, make)
+
+
+def _quantized(
+    backend: Backend,
+    base: Artifact,
+    source: Source | None,
+    precision: Precision,
+    options: Mapping[str, Value],
+    making: Making,
+    progress: Progress,
+) -> Artifact:
+    if precision.calibration == "required" and making.calibration is None:
+        raise UnsupportedPrecision(
+            f"{precision.name} needs calibration data and none was given",
+            supported=", ".join(p.name for p in backend.entry.ready_manifest.precisions if p.calibration != "required"),
+            hint=f"the same command with --calibration {'FILE.txt' if base.task == 'text' else 'FOLDER'}",
+        )
+    base_digest = base.id or (source.digest if source else "")
+    step = _step("quantize", backend, precision, options) | {
+        "from": base_digest,
+        "format": base.format,
+        "calibration": _digest(making.calibration) if making.calibration and precision.calibration != "none" else None,
+    }
+
+    def make(staging: Staging) -> Artifact:
+        made = backend.quantize(
+            artifact=base,
+            out=staging.path,
+            precision=precision.name,
+            calibration=making.calibration.resolve() if making.calibration else None,
+            options=options,
+            deadline=making.deadline,
+            on_progress=progress,
+        )
+        chain = base.chain
+        if not chain and source:
+            chain = ({"verb": "source", "spec": source.spec, "digest": source.digest, **source.origin},)
+        family, context = base.family, base.context_length
+        if not family and source:
+            family, context = verifying.describe(source)
+        return _artifact(staging, made, step, chain, base.task, family, context)
+
+    return _once(backend, step, source, precision, making, progress, make)
+
+
+def _once(
+    backend: Backend,
+    step: Mapping[str, Any],
+    source: Source | None,
+    precision: Precision,
+    making: Making,
+    progress: Progress,
+    make: Any,
+) -> Artifact:
+    """The stored artifact of this step, made and compared first where it is missing."""
+    store = Store()
+    identity = f"{backend.entry.name}-{precision.name}-{request_id(step)}"
+    with store.build(
+        identity, on_wait=lambda: progress(0, 1, "waiting for another process that builds the same")
+    ) as staging:
+        if staging.cached:
+            verifying.recheck(store, staging.cached, making)
+            return staging.cached
+        artifact = replace(make(staging), id=identity)
+        record = verifying.compare(backend, artifact, source, precision, making, progress)
+        artifact = staging.publish(artifact)
+        store.add_evidence(artifact, record)
+        return artifact
+
+
+def _artifact(
+    staging: Staging,
+    made: Made,
+    step: Mapping[str, Any],
+    chain: tuple[Mapping[str, Any], ...],
+    task: str,
+    family: str,
+    context: int,
+) -> Artifact:
+    return Artifact(
+        path=staging.path,
+        backend=step["backend"],
+        task=task,
+        format=step["format"],
+        precision=step["precision"],
+        files=made.files,
+        id="pending",
+        family=family,
+        context_length=context,
+        weights=made.weights,
+        requires=made.requires,
+        chain=(*chain, {**step, "tools": {**step["tools"], **made.tools}}),
+        notes=made.notes,
+    )
+
+
+def _step(verb: str, backend: Backend, precision: Precision, options: Mapping[str, Value]) -> dict[str, Any]:
+    entry = backend.entry
+    return {
+        "verb": verb,
+        "backend": entry.name,
+        "precision": precision.name,
+        "options": dict(options),
+        "tools": {
+            "edgecore": __version__,
+            entry.ready_manifest.distribution: entry.version or "",
+            entry.ready_manifest.runtime.distribution: entry.runtime_version or "",
+        },
+    }
+
+
+def _options(entry: Entry, given: Mapping[str, Value], verbs: tuple[str, ...]) -> dict[str, dict[str, Value]]:
+    """Options sorted to the verbs that declare them. A key that none declares is refused, naming what exists."""
+    manifest = entry.ready_manifest
+    known = {verb: {o.name for o in manifest.options_of(verb)} for verb in verbs}
+    unknown = set(given) - set().union(*known.values())
+    if unknown:
+        resolve([o for verb in verbs for o in manifest.options_of(verb)], given, " and ".join(verbs), entry.name)
+    return {
+        verb: resolve(manifest.options_of(verb), {k: v for k, v in given.items() if k in names}, verb, entry.name)
+        for verb, names in known.items()
+    }
+
+
+def _select(entry: Entry, asked: str) -> Precision:
+    return select(entry.ready_manifest.precisions, asked, entry.name)
+
+
+def _source(target: Target) -> Source:
+    if target.source is None:
+        raise UnsupportedModel(
+            f"{target.given} is a finished model of one runtime, not a source to convert from",
+            supported="a Hugging Face folder, a GGUF file, an ONNX file",
+        )
+    return target.source
+
+
+def _check_source(entry: Entry, source: Source) -> None:
+    """Refuse from the headers what this backend cannot take, before anything is converted."""
+    kinds = entry.ready_manifest.sources
+    if source.kind not in kinds:
+        raise UnsupportedModel(
+            f"backend {entry.name!r} does not take {source.kind} sources", supported=", ".join(kinds) or "none"
+        )
+    verifying.describe(source)
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a calibration file, or of every file below a folder in order."""
+    if not path.exists():
+        raise BadRequest(
+            f"calibration data {path} does not exist", supported="a UTF-8 text file or a folder of .npz files"
+        )
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""Open anything for running: build what is missing first, after saying so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgecore.contract.artifacts import Artifact
+from edgecore.contract.errors import BadRequest, DeviceUnavailable
+from edgecore.contract.options import Value, resolve
+from edgecore.contract.precisions import select
+from edgecore.contract.progress import Progress, no_progress
+from edgecore.contract.sessions import TensorSession, TextSession
+from edgecore.registry import Entry
+from edgecore.store import Store
+from edgecore.verbs import making as make
+from edgecore.verbs import verifying
+from edgecore.verbs.making import Making
+from edgecore.verbs.targets import choose, locate
+from edgecore.workers import connect
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """An artifact, the backend that opens it, and where."""
+
+    artifact: Artifact
+    entry: Entry
+    device: str
+    options: Mapping[str, Value]
+
+
+def prepare(
+    given: str | Path,
+    making: Making,
+    device: str | None = None,
+    *,
+    on_progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda line: None,
+) -> Runnable:
+    """What `given` names, ready to open: a native file where it lies, an artifact as it is, a source after building it.
+
+    Backend options are sorted to the verbs that declare them; those of `run` come back in the answer.
+    """
+    target = locate(given, offline=making.offline, on_progress=on_progress)
+    entry = choose(making.backend, target)
+    manifest = entry.ready_manifest
+    run_names = {o.name for o in manifest.options_of("run")}
+    run_options = {k: v for k, v in making.options.items() if k in run_names}
+    build_options = {k: v for k, v in making.options.items() if k not in run_names}
+    artifact = target.artifact
+    if artifact is None and not (making.precision or making.max_context or build_options):
+        artifact = target.native(manifest)
+    if artifact is None:
+        wanted = select(manifest.precisions, making.precision or make.DEFAULT_PRECISION, entry.name).name
+        say(f"{given}: building {wanted} for {entry.name}, unless it is stored already")
+        artifact = make.build(
+            given, replace(making, options=build_options, backend=making.backend or entry.name), on_progress
+        )
+    elif build_options or (making.precision and making.precision.lower() != artifact.precision):
+        if making.precision:
+            artifact = make.quantize(given, replace(making, options=build_options), on_progress)
+        else:
+            resolve(manifest.options_of("run"), making.options, "run", entry.name)
+    if not artifact.native:
+        verifying.recheck(Store(), artifact, making)
+    return Runnable(
+        artifact, entry, pick_device(entry, device), resolve(manifest.options_of("run"), run_options, "run", entry.name)
+    )
+
+
+def pick_device(entry: Entry, asked: str | None) -> str:
+    """The device asked for, else the backend's first that is not emulated. Raises `DeviceUnavailable`."""
+    devices = entry.ready_manifest.devices
+    if asked is None:
+        return next(d.name for d in devices if not d.emulated)
+    if entry.ready_manifest.device(asked) is None:
+        raise DeviceUnavailable(
+            f"backend {entry.name!r} has no device {asked!r}",
+            supported=", ".join(d.name for d in devices),
+            hint="edgecore doctor",
+        )
+    return asked
+
+
+def open_session(
+    runnable: Runnable,
+    *,
+    isolated: bool = True,
+    context_length: int | None = None,
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    deadline: float | None = None,
+) -> TextSession | TensorSession:
+    """A session that owns its worker: closing it ends the process."""
+    backend = connect(runnable.entry, isolated=isolated, memory_limit=memory_limit)
+    try:
+        return backend.open(
+            runnable.artifact,
+            device=runnable.device,
+            context_length=context_length,
+            threads=threads,
+            options=runnable.options,
+            deadline=deadline,
+            owned=True,
+        )
+    except BaseException:
+        backend.close()
+        raise
+
+
+def text_session(runnable: Runnable, **how: object) -> TextSession:
+    """`open_session` for verbs that need text. Raises `BadRequest` for a tensor model."""
+    if runnable.artifact.task != "text":
+        raise BadRequest(
+            f"{runnable.artifact.path.name} is a tensor model",
+            supported="text models for this verb",
+            hint="edgecore run MODEL --inputs feeds.npz --out out.npz",
+        )
+    session = open_session(runnable, **how)  # type: ignore[arg-type]
+    assert isinstance(session, TextSession)
+    return session

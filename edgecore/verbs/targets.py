@@ -1,0 +1,102 @@
+"""Every verb takes a source, a native file or folder, an artifact's path or its id: told apart here, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecore import registry
+from edgecore.contract.artifacts import Artifact
+from edgecore.contract.errors import BackendUnavailable, ModelNotFound, UnsupportedModel
+from edgecore.contract.manifest import Manifest
+from edgecore.contract.progress import Progress, no_progress
+from edgecore.registry import Entry
+from edgecore.sources import Source, detect, resolve
+from edgecore.store import Store, native_artifact
+
+TASK_OF_KIND = {"gguf": "text", "huggingface": "text", "onnx": "tensor"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a user named: exactly one of `source`, `artifact` and `native_path` is set."""
+
+    given: str
+    source: Source | None = None
+    """A model as people publish it."""
+    artifact: Artifact | None = None
+    """One of ours, with its chain and evidence."""
+    native_path: Path | None = None
+    """A file or folder that only some backend's own format explains (an OpenVINO IR, say)."""
+
+    @property
+    def task(self) -> str | None:
+        if self.artifact:
+            return self.artifact.task
+        return TASK_OF_KIND[self.source.kind] if self.source else None
+
+    def native(self, manifest: Manifest) -> Artifact | None:
+        """The target as this backend opens it where it lies, None where it cannot."""
+        path = self.source.path if self.source else self.native_path
+        return native_artifact(path, manifest) if path else None
+
+
+def locate(given: str | Path, *, offline: bool = False, on_progress: Progress = no_progress) -> Target:
+    """Find what was named. Raises `ModelNotFound`, `BadRequest`, `CorruptModel`."""
+    text = str(given)
+    path = Path(text).expanduser()
+    if (path / "artifact.json").is_file():
+        return Target(text, artifact=Store().open_path(path))
+    if path.exists():
+        try:
+            detect(path)
+        except UnsupportedModel:
+            if _known_natively(path):
+                return Target(text, native_path=path.resolve())
+            raise
+        return Target(text, source=resolve(text, on_progress=on_progress, offline=offline))
+    if ":" not in text and not path.suffix and "/" not in text:
+        try:
+            return Target(text, artifact=Store().find(text))
+        except ModelNotFound as error:
+            raise ModelNotFound(
+                f"{text!r} is neither a file, a folder nor the id of a stored artifact",
+                supported="a path, pypi:DIST, hf:ORG/NAME[@REV][:QUANT|/FILE], an artifact's id",
+                hint="edgecore cache ls",
+            ) from error
+    return Target(text, source=resolve(text, on_progress=on_progress, offline=offline))
+
+
+def choose(name: str | None, target: Target) -> Entry:
+    """The backend to use: the one named, the one that made the artifact, or the only usable one that is not the reference.
+
+    Raises `BackendUnavailable`, listing what could be named.
+    """
+    if name:
+        return registry.find(name)
+    if target.artifact:
+        return registry.find(target.artifact.backend)
+    usable = [entry for entry in registry.usable() if _takes(entry, target)]
+    candidates = [entry for entry in usable if entry.manifest and not entry.manifest.reference]
+    if len(candidates) == 1:
+        return candidates[0]
+    names = ", ".join(entry.name for entry in usable)
+    if not usable:
+        raise BackendUnavailable(f"no installed backend takes {target.given}", hint="edgecore doctor")
+    why = "several backends take" if candidates else "only the reference takes"
+    raise BackendUnavailable(
+        f"{why} {target.given}: name one", supported=names, hint=f"the same command with --backend {usable[0].name}"
+    )
+
+
+def _takes(entry: Entry, target: Target) -> bool:
+    manifest = entry.manifest
+    if manifest is None:
+        return False
+    if target.native(manifest):
+        return True
+    return target.source is not None and target.source.kind in manifest.sources
+
+
+def _known_natively(path: Path) -> bool:
+    return any(native_artifact(path, e.manifest) for e in registry.usable() if e.manifest)

@@ -1,0 +1,181 @@
+"""Nothing is accepted before it was compared with its source: the glue between making an artifact and judging it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgecore import __version__
+from edgecore.checkpoint import Checkpoint, open_checkpoint
+from edgecore.contract.artifacts import Artifact
+from edgecore.contract.errors import EdgecoreError, ModelNotFound, QualityRefused
+from edgecore.contract.precisions import Precision, select
+from edgecore.contract.progress import Progress, no_progress
+from edgecore.contract.sessions import TextSession
+from edgecore.quality import Assessment, Verdict, assess, evaluation_text
+from edgecore.sources import Source, resolve
+from edgecore.store import Store
+from edgecore.workers import Backend
+
+BUDGET_SECONDS = 60.0
+"""What the comparison after every convert and quantize may take; above it the signal to noise of each tensor stands in."""
+
+
+class Tolerance(Protocol):
+    """The part of a request that says what may be kept."""
+
+    @property
+    def allow_unverified(self) -> bool: ...
+    @property
+    def keep_refused(self) -> bool: ...
+
+
+def describe(source: Source) -> tuple[str, int]:
+    """Family and trained context of a text source, from its headers; raises `UnsupportedModel`. ("", 0) for ONNX."""
+    if source.kind == "onnx":
+        return "", 0
+    with opened(source.path) as checkpoint:
+        return checkpoint.decoder.family, checkpoint.decoder.context_length
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Checkpoint]:
+    checkpoint = open_checkpoint(path)
+    try:
+        yield checkpoint
+    finally:
+        checkpoint.close()
+
+
+def source_of(artifact: Artifact, offline: bool = False, progress: Progress = no_progress) -> Source | None:
+    """The source that an artifact was made from, if it is still to be had and still the same; else None."""
+    if artifact.native:
+        return resolve(str(artifact.path), on_progress=progress, offline=True) if artifact.task == "text" else None
+    first: Mapping[str, Any] = artifact.chain[0] if artifact.chain else {}
+    if "spec" not in first:
+        return None
+    try:
+        source = resolve(first["spec"], on_progress=progress, offline=offline)
+    except EdgecoreError:
+        return None
+    return source if source.digest == first["digest"] else None
+
+
+def compare(
+    backend: Backend,
+    artifact: Artifact,
+    source: Source | None,
+    precision: Precision,
+    tolerance: Tolerance,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The short comparison after convert and quantize, as an evidence record.
+
+    Raises `QualityRefused` for what failed its bound or could not be compared, unless `tolerance` keeps it.
+    """
+    assessment = judge(backend, artifact, source, precision, "short", progress)
+    enforce(assessment, artifact, tolerance)
+    return record(backend, artifact, assessment, "short")
+
+
+def judge(
+    backend: Backend,
+    artifact: Artifact,
+    source: Source | None,
+    precision: Precision | None,
+    level: str,
+    progress: Progress,
+    *,
+    device: str | None = None,
+    budget: float = BUDGET_SECONDS,
+) -> Assessment:
+    """Open the artifact on `device` and compare it with its source."""
+    if artifact.task != "text":
+        return Assessment.unverified("tensor models are compared by `edgecore evaluate --inputs`, not here yet")
+    if source is None:
+        return Assessment.unverified("its source is not at hand, so there is nothing to compare it with")
+    text, digest = evaluation_text(level)
+    manifest = backend.entry.ready_manifest
+    with opened(source.path) as reference:
+        session = backend.open(artifact, device=device or manifest.devices[0].name)
+        assert isinstance(session, TextSession)
+        with session:
+            return assess(
+                reference=reference,
+                session=session,
+                weights=backend.weights(artifact),
+                precision=precision,
+                weights_stats=artifact.weights,
+                text=text,
+                text_sha256=digest,
+                budget_seconds=budget,
+                on_progress=progress,
+            )
+
+
+def enforce(assessment: Assessment, artifact: Artifact, tolerance: Tolerance) -> None:
+    """Raise `QualityRefused` unless the verdict is `accepted` or the request keeps it."""
+    if assessment.verdict is Verdict.REFUSED and not tolerance.keep_refused:
+        raise QualityRefused(
+            f"{artifact.precision} is refused: " + "; ".join(assessment.reasons),
+            hint="a precision with more bits, or --keep-refused to keep it for study",
+        )
+    if assessment.verdict is Verdict.UNVERIFIED and not tolerance.allow_unverified:
+        raise QualityRefused(
+            f"{artifact.precision} could not be compared: " + "; ".join(assessment.reasons),
+            hint="--allow-unverified keeps it; its evidence can be completed on another machine",
+        )
+
+
+def recheck(store: Store, artifact: Artifact, tolerance: Tolerance) -> None:
+    """A cache hit is judged by its evidence as a fresh result would be."""
+    assessments = [r["assessment"] for r in store.evidence(artifact) if r.get("kind") == "quality"]
+    if assessments:
+        enforce(Assessment.from_dict(assessments[-1]), artifact, tolerance)
+
+
+def record(backend: Backend, artifact: Artifact, assessment: Assessment, level: str) -> dict[str, Any]:
+    """Evidence: how it compares, by which tools, on what machine, when. No user or host name."""
+    entry = backend.entry
+    return {
+        "kind": "quality",
+        "level": level,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"system": platform.system(), "machine": platform.machine()},
+        "tools": {
+            "edgecore": __version__,
+            entry.ready_manifest.distribution: entry.version,
+            entry.ready_manifest.runtime.distribution: entry.runtime_version,
+        },
+        "artifact": artifact.id,
+        "assessment": assessment.to_dict(),
+    }
+
+
+def quality_of(store: Store, artifact: Artifact) -> Assessment | None:
+    """The newest recorded assessment of an artifact, None where there is none."""
+    if artifact.native:
+        return None
+    records = [r for r in store.evidence(artifact) if r.get("kind") == "quality"]
+    newest = max(records, key=lambda r: str(r["when"]), default=None)
+    return Assessment.from_dict(newest["assessment"]) if newest else None
+
+
+def declared_precision(backend: Backend, artifact: Artifact) -> Precision | None:
+    """The manifest's entry for the artifact's precision; None for a native file of a type that it does not declare."""
+    try:
+        return select(backend.entry.ready_manifest.precisions, artifact.precision, backend.entry.name)
+    except EdgecoreError:
+        return None
+
+
+def need_source(artifact: Artifact, given: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"the source of {given} is not at hand, so there is nothing to compare it with",
+        supported="an artifact whose source is still where it was, or --against LOGITS.npy",
+        hint=f"edgecore logits SOURCE --backend reference --tokens TOKENS.npy --out LOGITS.npy   # for {artifact.precision}",
+    )
