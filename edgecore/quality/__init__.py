@@ -1,0 +1,27 @@
+"""What conversion and quantization lost, measured against a reference, and whether that is acceptable.
+
+Names are imported on first use: asking for a text does not import numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecore.quality.divergence import Divergence, compare
+    from edgecore.quality.report import Assessment, assess
+    from edgecore.quality.texts import evaluation_text
+
+__all__ = ["Assessment", "Divergence", "assess", "compare", "evaluation_text"]
+_MODULE_OF = {
+    "Assessment": "report",
+    "Divergence": "divergence",
+    "assess": "report",
+    "compare": "divergence",
+    "evaluation_text": "texts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
