@@ -1,0 +1,240 @@
+"""The forward pass in numpy: what every backend's answers are compared with, so it is written to be checked by reading.
+
+float32 throughout, rotary angles from float64, one layer after the other straight from the file. It is no runtime: it is
+as fast as BLAS makes it, and it needs no more memory than a layer, the KV cache and the logits that were asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecore.checkpoint.decoder import Decoder
+from edgecore.checkpoint.tensors import Tensor
+from edgecore.contract.errors import BadRequest, DoesNotFit
+from edgecore.contract.sessions import Logits, TextContext
+
+Floats = NDArray[np.float32]
+_BLOCK = 128
+"""Positions computed at once: bounds attention scores and MLP activations whatever the length."""
+
+
+class Oracle:
+    """A decoder with its weights. `resident` keeps dequantized weights (4 bytes each) for the next call: for decoding
+    token by token; without it each call reads every layer anew and forgets it: for scoring a text in little memory."""
+
+    def __init__(self, decoder: Decoder, tensors: Mapping[str, Tensor], *, resident: bool = False) -> None:
+        self.decoder = decoder
+        self._tensors = tensors
+        self._resident = resident
+        self._kept: dict[str, Floats] = {}
+        self._frequencies = decoder.rope.frequencies()
+        self._names: list[list[str]] = [[] for _ in range(decoder.layers)]
+        for name in tensors:
+            if name.startswith("model.layers."):
+                self._names[int(name.split(".")[2])].append(name)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that `resident` would take."""
+        return 4 * sum(tensor.elements for tensor in self._tensors.values())
+
+    def context(self, length: int | None = None) -> OracleContext:
+        """An empty sequence of at most `length` tokens, by default what the model was trained for."""
+        return OracleContext(self, length or self.decoder.context_length)
+
+    def score(self, tokens: Sequence[int], chunk: int = 64) -> Iterator[Logits]:
+        """Logits of every position, float32 (at most `chunk`, vocab), in order."""
+        tokens = list(tokens)
+        self.check_ids(tokens)
+        hidden = self.forward(tokens, KVCache(self.decoder, len(tokens)))
+        head = self._head()
+        for start in range(0, len(tokens), chunk):
+            yield self._norm(hidden[start : start + chunk], "model.norm") @ head.T
+
+    def check_ids(self, tokens: Sequence[int]) -> None:
+        """Raises `BadRequest` for no tokens, or ids outside the vocabulary."""
+        if len(tokens) == 0:
+            raise BadRequest("no tokens", supported="at least one token")
+        wrong = next((t for t in tokens if not 0 <= t < self.decoder.vocab_size), None)
+        if wrong is not None:
+            raise BadRequest(f"token id {wrong}", supported=f"ids from 0 to {self.decoder.vocab_size - 1}")
+
+    def forward(self, tokens: Sequence[int], cache: KVCache) -> Floats:
+        """Hidden states (T, hidden) before the last norm; appends T positions to the cache."""
+        hidden = self._embed(tokens)
+        start = cache.extend(len(tokens))
+        turns = _turns(self._frequencies, start, len(tokens))
+        for layer in range(self.decoder.layers):
+            block = {name: self._weight(name) for name in self._names[layer]}
+            at = f"model.layers.{layer}."
+            for a in range(0, len(tokens), _BLOCK):
+                b = min(a + _BLOCK, len(tokens))
+                x = hidden[a:b]
+                x = x + self._attention(block, at, layer, x, cache, start + a, (turns[0][a:b], turns[1][a:b]))
+                hidden[a:b] = x + self._mlp(block, at, x)
+        return hidden
+
+    def logits(self, hidden: Floats) -> Logits:
+        """(vocab,) of one position's hidden state."""
+        return np.asarray(self._head() @ self._norm(hidden, "model.norm"))
+
+    def _attention(
+        self, block: Mapping[str, Floats], at: str, layer: int, x: Floats, cache: KVCache, start: int,
+        turns: tuple[Floats, Floats],
+    ) -> Floats:  # fmt: skip
+        d = self.decoder
+        x = _rms_norm(x, block[at + "input_layernorm.weight"], d.norm_epsilon)
+        count, groups = len(x), d.heads // d.kv_heads
+        q = _linear(block, at + "self_attn.q_proj", x).reshape(count, d.heads, d.head_dim)
+        k = _linear(block, at + "self_attn.k_proj", x).reshape(count, d.kv_heads, d.head_dim)
+        v = _linear(block, at + "self_attn.v_proj", x).reshape(count, d.kv_heads, d.head_dim)
+        keys, values = cache.put(layer, start, _rotate(k, turns), v)
+        # Query heads share a key/value head in runs of `groups`: (kv_heads, groups * count, head_dim).
+        q = _rotate(q, turns).reshape(count, d.kv_heads, groups, d.head_dim).transpose(1, 2, 0, 3)
+        scores = q.reshape(d.kv_heads, -1, d.head_dim) @ keys.transpose(0, 2, 1)
+        scores = scores.reshape(d.kv_heads, groups, count, start + count) * np.float32(d.head_dim**-0.5)
+        future = np.arange(start + count) > np.arange(start, start + count)[:, None]
+        scores[:, :, future] = -np.inf
+        mixed = _softmax(scores).reshape(d.kv_heads, groups * count, -1) @ values
+        mixed = mixed.reshape(d.kv_heads, groups, count, d.head_dim).transpose(2, 0, 1, 3)
+        return _linear(block, at + "self_attn.o_proj", mixed.reshape(count, -1))
+
+    def _mlp(self, block: Mapping[str, Floats], at: str, x: Floats) -> Floats:
+        x = _rms_norm(x, block[at + "post_attention_layernorm.weight"], self.decoder.norm_epsilon)
+        gate = _silu(_linear(block, at + "mlp.gate_proj", x))
+        return _linear(block, at + "mlp.down_proj", gate * _linear(block, at + "mlp.up_proj", x))
+
+    def _embed(self, tokens: Sequence[int]) -> Floats:
+        """Rows of the embedding table, each dequantized on its own: a few rows must not cost the whole table."""
+        table = self._tensors["model.embed_tokens.weight"]
+        if self._resident:
+            return self._weight(table.name)[np.asarray(tokens)]
+        rows = {token: table.rows(token, token + 1)[0] for token in set(tokens)}
+        return np.stack([rows[token] for token in tokens])
+
+    def _norm(self, hidden: Floats, name: str) -> Floats:
+        return _rms_norm(hidden, self._weight(name + ".weight"), self.decoder.norm_epsilon)
+
+    def _head(self) -> Floats:
+        return self._weight("model.embed_tokens.weight" if self.decoder.tied else "lm_head.weight")
+
+    def _weight(self, name: str) -> Floats:
+        if name in self._kept:
+            return self._kept[name]
+        weight = self._tensors[name].read()
+        if self._resident:
+            self._kept[name] = weight
+        return weight
+
+
+class KVCache:
+    """Keys and values of one sequence, (layers, kv_heads, positions, head_dim) each, growing as it is used."""
+
+    def __init__(self, decoder: Decoder, length: int) -> None:
+        self._decoder = decoder
+        self._length = length
+        self.used = 0
+        self._allocate(min(length, 256))
+
+    def extend(self, count: int) -> int:
+        """Make room for `count` positions; answers where they begin."""
+        start, self.used = self.used, self.used + count
+        if self.used > self._keys.shape[2]:
+            keys, values = self._keys, self._values
+            self._allocate(min(self._length, max(self.used, 2 * keys.shape[2])))
+            self._keys[:, :, :start] = keys[:, :, :start]
+            self._values[:, :, :start] = values[:, :, :start]
+        return start
+
+    def put(self, layer: int, start: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+        """Store (T, kv_heads, head_dim) at `start`; answers the layer's whole past, (kv_heads, start + T, head_dim)."""
+        end = start + len(keys)
+        self._keys[layer, :, start:end] = keys.swapaxes(0, 1)
+        self._values[layer, :, start:end] = values.swapaxes(0, 1)
+        return self._keys[layer, :, :end], self._values[layer, :, :end]
+
+    def _allocate(self, positions: int) -> None:
+        shape = (self._decoder.layers, self._decoder.kv_heads, positions, self._decoder.head_dim)
+        self._keys, self._values = np.empty(shape, np.float32), np.empty(shape, np.float32)
+
+
+class OracleContext(TextContext):
+    """One sequence. See `TextContext` for what each method promises."""
+
+    def __init__(self, oracle: Oracle, length: int) -> None:
+        self._oracle = oracle
+        self._length = length
+        self._tokens: list[int] = []
+        self._cache = KVCache(oracle.decoder, length)
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        return tuple(self._tokens)
+
+    @property
+    def position(self) -> int:
+        return len(self._tokens)
+
+    def prefill(self, tokens: Sequence[int]) -> Logits:
+        tokens = [int(token) for token in tokens]
+        self._oracle.check_ids(tokens)
+        if self.position + len(tokens) > self._length:
+            raise DoesNotFit(
+                f"{len(tokens)} tokens after {self.position} exceed the context",
+                supported=f"up to {self._length} tokens in all",
+            )
+        self._cache.used = self.position  # an earlier call may have been interrupted half way
+        hidden = self._oracle.forward(tokens, self._cache)
+        self._tokens += tokens
+        return self._oracle.logits(hidden[-1])
+
+    def step(self, token: int) -> Logits:
+        return self.prefill([token])
+
+    def rewind(self, n: int) -> None:
+        if not 0 <= n <= self.position:
+            raise BadRequest(f"cannot rewind {n} tokens", supported=f"0 to {self.position}")
+        del self._tokens[self.position - n :]
+        self._cache.used = self.position
+
+    def reset(self) -> None:
+        self.rewind(self.position)
+
+
+def _linear(block: Mapping[str, Floats], name: str, x: Floats) -> Floats:
+    y = x @ block[name + ".weight"].T
+    bias = block.get(name + ".bias")
+    return y if bias is None else y + bias
+
+
+def _rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
+    scale = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(epsilon))
+    return np.asarray(x * scale * weight)
+
+
+def _silu(x: Floats) -> Floats:
+    return x / (1 + np.exp(-np.abs(x))) * np.where(x >= 0, np.float32(1), np.exp(np.minimum(x, 0)))
+
+
+def _softmax(scores: Floats) -> Floats:
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores
+
+
+def _turns(frequencies: NDArray[np.float64], start: int, count: int) -> tuple[Floats, Floats]:
+    """Cosine and sine of each position's angles, (count, 1, dim/2) each."""
+    angles = (np.arange(start, start + count)[:, None] * frequencies)[:, None, :]
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def _rotate(heads: Floats, turns: tuple[Floats, Floats]) -> Floats:
+    """Turn the first 2 * dim/2 elements of each head of (T, heads, head_dim), element i with element i + dim/2."""
+    cos, sin = turns
+    half = cos.shape[-1]
+    a, b, rest = heads[..., :half], heads[..., half : 2 * half], heads[..., 2 * half :]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
