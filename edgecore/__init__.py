@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgecore.api import open as open
     from edgecore.api import quantize as quantize
 
-__all__ = ["backends", "benchmark", "build", "convert", "evaluate", "inspect", "open", "quantize"]  # noqa: F822
+__all__ = ["backends", "benchmark", "build", "convert", "evaluate", "inspect", "open", "quantize"]
 
 
 def __getattr__(name: str) -> Any:

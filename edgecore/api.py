@@ -1,8 +1,8 @@
 """The Python face: the command line's verbs as functions. Errors are `edgecore.contract.EdgecoreError`s.
 
-`model` is what the command line takes: a source (a path, `pypi:DIST`, `hf:ORG/NAME[@REV][:QUANT|/FILE]`), a native file or
-folder, an artifact's path or id, or an `Artifact`. `on_progress(done, total, stage)` is called as work goes on and may raise
-`Cancelled` to stop it.
+`model` is what the command line takes: a source (a path, `pypi:DIST`, `hf:ORG/NAME[@REV][:QUANT|/FILE]`), a native file
+or folder, an artifact's path or id, or an `Artifact`. `on_progress(done, total, stage)` is called as work goes on and may
+raise `Cancelled` to stop it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,12 @@ def inspect(model: Model, *, offline: bool = False, on_progress: Progress = no_p
 
 
 def build(model: Model, *, on_progress: Progress = no_progress, **how: Any) -> Artifact:
-    """Convert and, where the precision is made that way, quantize. Keywords are the fields of `Making`: `backend`,
-    `precision`, `format`, `options`, `calibration`, `max_context`, `allow_unverified`, `keep_refused`, `deadline` (seconds a
-    call), `memory_limit` (bytes), `offline`. Raises `QualityRefused` for a result outside its bound."""
+    """Convert and, where the precision is made that way, quantize.
+
+    Keywords are the fields of `Making`: `backend`, `precision`, `format`, `options`, `calibration`, `max_context`,
+    `allow_unverified`, `keep_refused`, `deadline` (seconds a call), `memory_limit` (bytes), `offline`.
+    Raises `QualityRefused` for a result outside its bound.
+    """
     return make.build(_given(model), _making(how), on_progress)
 
 
@@ -67,8 +70,8 @@ def open(
 ) -> TextSession | TensorSession:
     """Open a model on a device, building what is missing. Close the session, or use it in a `with` block.
 
-    `isolated=False` runs the backend in this process, for callers to whom microseconds count: a crash is then theirs too.
-    Further keywords are those of `build`.
+    `isolated=False` runs the backend in this process, for callers to whom microseconds count: a crash is theirs too.
+    `memory_limit` and `deadline` hold for the session as well; further keywords are those of `build`.
     """
     runnable = opening.prepare(
         _given(model), _making({**how, "options": options or {}}), device, on_progress=on_progress

@@ -39,7 +39,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """Imports a command when it is asked for. Distributions add theirs through the entry point group `edgecore.commands`."""
+    """Imports a command when it is asked for. Distributions add theirs by the entry point group `edgecore.commands`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(set(_added()) - set(COMMANDS))]
@@ -98,8 +98,11 @@ def group(debug: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script. Exit codes: 0 good, 1 a check failed, 2 bad request or input, 3 not available on this machine,
-    4 the worker crashed or ran out of time, 130 interrupted."""
+    """The console script.
+
+    Exit codes: 0 good, 1 a check failed, 2 bad request or input, 3 not available on this machine, 4 the worker crashed
+    or ran out of time, 130 interrupted.
+    """
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -125,7 +128,7 @@ def _run(arguments: list[str]) -> int:
         click.echo("interrupted", err=True)
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, less) went away: that is its right, and the interpreter must not complain at exit.
+        # The reader of our output (head, less) went away: its right, and the interpreter must not complain at exit.
         sys.stdout = open("/dev/null", "w") if sys.platform != "win32" else sys.stdout  # noqa: SIM115
         return 0
     except Exception as error:

@@ -19,7 +19,7 @@ def making(how: Mapping[str, Any]) -> Making:
     if how.get("profile"):
         from edgecore.machine import profile
 
-        # Compiling ahead of time is a backend's `edgecore_compile`; naming a profile that does not exist is an error today.
+        # A profile that does not exist is the first error; that nothing compiles for it yet is the second.
         profile(how["profile"])
         raise BadRequest(
             f"no installed backend compiles ahead of time for {how['profile']}",

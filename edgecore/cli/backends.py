@@ -1,4 +1,4 @@
-"""`edgecore backends`: which plugins are here, from their manifests and the last probe. Imports no runtime and no numpy."""
+"""`edgecore backends`: which plugins are here, from their manifests and the last probe. No runtime, no numpy."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def command(name: str | None, as_json: bool) -> None:
     if not entries:
         from edgecore.environments import install_command
 
-        note(
-            f"no backend is installed; `edgecore doctor` says which suits this machine, for example: {install_command('llamacpp')}"
-        )
+        note("no backend is installed; `edgecore doctor` says which suits this machine")
+        note(f"for example: {install_command('llamacpp')}")
         return
     rows = [(e.name, e.version, _runtime(e), e.state.value, *_probe(e.name)) for e in entries]
     click.echo(table(("backend", "version", "runtime", "state", "devices", "probed"), rows))

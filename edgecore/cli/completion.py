@@ -11,7 +11,8 @@ from click.shell_completion import get_completion_class
 def command(shell: str) -> None:
     """Print the completion script for SHELL.
 
-    bash: put `eval "$(edgecore completion bash)"` into ~/.bashrc; zsh likewise; fish: `edgecore completion fish | source`.
+    bash and zsh: put `eval "$(edgecore completion bash)"` into ~/.bashrc or ~/.zshrc (with zsh for bash).
+    fish: `edgecore completion fish | source`.
     """
     from edgecore.cli import group
 

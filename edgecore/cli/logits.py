@@ -23,7 +23,7 @@ from edgecore.cli.output import Bars, emit_json, note
 @shared.using
 @shared.as_json
 def command(model: str, tokens: Path, out: Path, as_json: bool, **how: Any) -> None:
-    """Write the logits of every position of a token sequence, from the path that generation uses or one that agrees with it."""
+    """Write the logits of every position of a token sequence, as MODEL's backend computes them."""
     from edgecore.cli._models import open_text, prepare
     from edgecore.verbs.logits import read_tokens, write_logits
 

@@ -86,14 +86,24 @@ making: Callable[[F], F] = _all(
 using: Callable[[F], F] = _all(backend, device, precision, profile, calibration, backend_options, deadline, offline)
 """What every verb shares that opens a model, and builds it where it is missing."""
 
+_count = click.IntRange(min=1)
 sampling: Callable[[F], F] = _all(
-    click.option("-n", "max_tokens", type=click.IntRange(min=-1), default=-1, metavar="N", help="Tokens to make; -1: until the model ends."),
-    click.option("-c", "--ctx-size", "context_length", type=click.IntRange(min=1), metavar="TOKENS", help="Context."),
-    click.option("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads; default: what this process may use."),
-    click.option("--temp", "temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy."),
-    click.option("--top-k", type=click.IntRange(min=0), default=40, show_default=True, help="0 keeps all."),
-    click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True, help="1 keeps all."),
+    click.option(
+        "-n",
+        "max_tokens",
+        type=click.IntRange(min=-1),
+        default=-1,
+        metavar="N",
+        help="Tokens; -1: until the model ends.",
+    ),
+    click.option("-c", "--ctx-size", "context_length", type=_count, metavar="TOKENS", help="Context."),
+    click.option("-t", "--threads", type=_count, metavar="N", help="Threads; default: what this process may use."),
+    click.option(
+        "--temp", "temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0 is greedy."
+    ),
+    click.option("--top-k", type=click.IntRange(0), default=40, show_default=True, help="0 keeps all."),
+    click.option("--top-p", type=click.FloatRange(0, 1, True), default=0.95, show_default=True, help="1 keeps all."),
     click.option("-s", "--seed", type=int, default=-1, metavar="N", help="-1 draws one."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; repeat for more."),
-)  # fmt: skip
+)
 """Generation, in the words that llama.cpp's users know."""

@@ -1,6 +1,6 @@
 """Rows of figures to a page. jinja2 lays it out; the plots are SVG drawn by the template from the numbers here.
 
-Own SVG instead of a plotting library: the three plots are bars and dots, and matplotlib or plotly would each be larger than
+Own SVG instead of a plotting library: the plots are bars and dots, and matplotlib or plotly would each be larger than
 everything else that the core depends on.
 """
 
@@ -15,7 +15,7 @@ import jinja2
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One artifact as measured. Rates are tokens per second, times seconds, sizes bytes, KL in nats; None: not measured."""
+    """One artifact as measured: tokens per second, seconds, bytes, nats; None where not measured."""
 
     label: str
     bytes: int
@@ -85,7 +85,7 @@ def _bars(values: Sequence[tuple[str, float | None, tuple[float, float] | None]]
 
 
 def _dots(rows: Sequence[Row], most: int = 400) -> dict[str, Any]:
-    """Raw inter-token times as fractions of an axis that ends at the largest p99 (what lies beyond is counted, not drawn)."""
+    """Raw inter-token times on an axis that ends past the largest p99; what lies beyond is counted, not drawn."""
     end = max((r.percentiles[2] for r in rows if r.percentiles), default=0.0) * 1.1 or 1.0
     lanes = []
     for row in rows:

@@ -46,7 +46,7 @@ def write_logits(session: TextSession, tokens: Sequence[int], out: Path, progres
 
 
 def stored_logits(path: Path, tokens: Sequence[int], chunk: int = 64) -> Iterator[Logits]:
-    """The logits that `write_logits` wrote, in chunks of (chunk, vocab). Raises `CorruptModel` when they are for other lengths."""
+    """What `write_logits` wrote, in chunks of (chunk, vocab). Raises `CorruptModel` when it is for another length."""
     array = _load(path)
     if array.ndim != 2 or len(array) != len(tokens):
         raise CorruptModel(f"{path}: {array.dtype} {array.shape}", supported=f"float32 of shape ({len(tokens)}, vocab)")

@@ -68,7 +68,7 @@ def locate(given: str | Path, *, offline: bool = False, on_progress: Progress = 
 
 
 def choose(name: str | None, target: Target) -> Entry:
-    """The backend to use: the one named, the one that made the artifact, or the only usable one that is not the reference.
+    """The backend named, the one that made the artifact, or the only usable one that is not the reference.
 
     Raises `BackendUnavailable`, listing what could be named.
     """

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from edgecore import __version__
 from edgecore.checkpoint import Checkpoint, open_checkpoint
 from edgecore.contract.artifacts import Artifact
-from edgecore.contract.errors import EdgecoreError, ModelNotFound, QualityRefused
+from edgecore.contract.errors import EdgecoreError, QualityRefused
 from edgecore.contract.precisions import Precision, select
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.contract.sessions import TextSession
@@ -22,7 +22,7 @@ from edgecore.store import Store
 from edgecore.workers import Backend
 
 BUDGET_SECONDS = 60.0
-"""What the comparison after every convert and quantize may take; above it the signal to noise of each tensor stands in."""
+"""What the comparison after convert and quantize may take; above it the signal to noise of each tensor stands in."""
 
 
 class Tolerance(Protocol):
@@ -171,11 +171,3 @@ def declared_precision(backend: Backend, artifact: Artifact) -> Precision | None
         return select(backend.entry.ready_manifest.precisions, artifact.precision, backend.entry.name)
     except EdgecoreError:
         return None
-
-
-def need_source(artifact: Artifact, given: str) -> ModelNotFound:
-    return ModelNotFound(
-        f"the source of {given} is not at hand, so there is nothing to compare it with",
-        supported="an artifact whose source is still where it was, or --against LOGITS.npy",
-        hint=f"edgecore logits SOURCE --backend reference --tokens TOKENS.npy --out LOGITS.npy   # for {artifact.precision}",
-    )
