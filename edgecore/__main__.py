@@ -1,0 +1,5 @@
+"""`python -m edgecore`, for environments whose scripts are not on the path."""
+
+from edgecore.cli import main
+
+main()
