@@ -23,7 +23,7 @@ from edgecore.contract.progress import Progress, no_progress
 ARRAY_BYTES = 256 << 20
 """All threads together, or four times the last cache where that is more."""
 SECONDS = 1.2
-"""How long readings are repeated. The best counts: a busy neighbour makes a reading smaller, nothing makes it larger."""
+"""How long readings are repeated. The best counts: a neighbour makes a reading smaller, nothing makes it larger."""
 HOW = (
     "best of several sequential reads (numpy.dot of float32 with itself) by all threads, from arrays beyond the caches"
 )

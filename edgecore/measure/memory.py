@@ -89,7 +89,7 @@ def resident(pid: int) -> Memory | None:
 
 
 def proportional(pid: int) -> int:
-    """Proportional set size in bytes, 0 where the system does not tell. Costs milliseconds: the kernel walks all pages."""
+    """Proportional set size in bytes, 0 where the system does not tell. Slow: the kernel walks all pages."""
     return _fields(Path(f"/proc/{pid}/smaps_rollup")).get("Pss", 0) if sys.platform == "linux" else 0
 
 

@@ -1,5 +1,5 @@
-"""The few statistics that timings need: order statistics and the bootstrap, because timings are skewed and have outliers
-that a mean and a standard deviation would turn into nonsense."""
+"""The few statistics that timings need: order statistics and the bootstrap, because timings are skewed and have
+outliers that a mean and a standard deviation would turn into nonsense."""
 
 from __future__ import annotations
 
