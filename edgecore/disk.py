@@ -20,7 +20,7 @@ from edgecore.contract.progress import Progress, no_progress
 
 CHUNK = 4 << 20
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 @contextmanager
@@ -45,8 +45,11 @@ def typed_errors(where: Path) -> Iterator[None]:
 
 
 def _concerns(error: OSError, where: Path) -> bool:
-    """Whether the error is about something under `where`, not about a file of the caller's that lies elsewhere."""
-    return error.filename is None or where in (named := Path(os.fsdecode(error.filename)), *named.parents)
+    """Whether the error is about something on the way to `where` or under it, not about a file that lies elsewhere."""
+    if error.filename is None:
+        return True
+    named = Path(os.fsdecode(error.filename))
+    return where.is_relative_to(named) or named.is_relative_to(where)
 
 
 def _free(where: Path) -> str:
