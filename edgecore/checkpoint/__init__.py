@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from edgecore.checkpoint.oracle import Oracle, OracleContext
     from edgecore.checkpoint.storage import Storage
     from edgecore.checkpoint.tensors import Tensor
-    from edgecore.checkpoint.tokenizer import Tokenizer, TokenType
+    from edgecore.checkpoint.tokenizer import Tokenizer, TokenType, Vocabulary
 
+# Literal, so that type checkers of plugins see what is exported; a test holds it to `_HOME`.
+__all__ = [
+    "Checkpoint", "Decoder", "GgufArray", "Oracle", "OracleContext", "Rope", "RopeScaling", "Storage", "Tensor",
+    "TokenType", "Tokenizer", "Vocabulary", "half_rotation_order", "open_checkpoint",
+]  # fmt: skip
 _HOME = {
     "decoder": ("Decoder", "Rope", "RopeScaling"),
     "gguf_file": ("GgufArray",),
@@ -26,11 +31,9 @@ _HOME = {
     "oracle": ("Oracle", "OracleContext"),
     "storage": ("Storage",),
     "tensors": ("Tensor",),
-    "tokenizer": ("TokenType", "Tokenizer"),
+    "tokenizer": ("TokenType", "Tokenizer", "Vocabulary"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:

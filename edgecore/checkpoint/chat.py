@@ -1,9 +1,9 @@
-"""Chat templates are programs from strangers. They run in jinja2's sandbox, in a process that is ended when they take too long.
+"""Chat templates are programs from strangers: they run in jinja2's sandbox, in a process that is ended in time.
 
-The sandbox keeps a template from Python. It cannot keep one from looping for ever or from doubling a list forty times and
-comparing it with another, all of it legal and some of it inside one call to C. So a helper process renders, and the
-caller watches its time and memory. It stays for the next turn of the conversation (starting it takes 0.15 s) and ends with the
-caller, whose pipe it reads from.
+The sandbox keeps a template from Python. It cannot keep one from looping for ever, or from doubling a list forty times
+and comparing it with another, all of it legal and some of it inside one call to C. So a helper process renders, and the
+caller watches its time and memory. It stays for the next turn of the conversation (starting it takes 0.15 s) and ends
+with the caller, whose pipe it reads from.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _START_SECONDS = 60.0
 def render_guarded(
     template: str, variables: Mapping[str, Any], *, seconds: float = SECONDS, memory: int = MEMORY
 ) -> str:
-    """The rendered template. Raises `BadRequest` when the template refuses the messages, `CorruptModel` when it is broken,
-    reaches for Python, or was stopped."""
+    """The rendered template. Raises `BadRequest` when the template refuses the messages, `CorruptModel` when it is
+    broken, reaches for Python, or was stopped."""
     try:
         request = json.dumps({"template": template, "variables": variables})
     except (TypeError, ValueError) as error:
@@ -175,29 +175,45 @@ def _answer(template: str, variables: Mapping[str, Any]) -> dict[str, str]:
     except (MemoryError, RecursionError, OverflowError) as error:
         return {"error": "broken", "what": f"the chat template asks for too much: {error or type(error).__name__}"}
     except Exception as error:
-        return {
-            "error": "refused",
-            "what": f"the chat template fails on these messages: {type(error).__name__}: {error}",
-        }
+        what = f"the chat template fails on these messages: {type(error).__name__}: {error}"
+        return {"error": "refused", "what": what}
 
 
 def render(template: str, variables: Mapping[str, Any]) -> str:
-    """Renders as transformers does (`chat_template_utils`): its block trimming, its helpers, `tools` and `documents` null."""
+    """Renders as transformers does (`chat_template_utils`): its trimming and helpers, `tools` and `documents` null."""
     from datetime import datetime
 
     from jinja2 import TemplateError, nodes
+    from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
 
     class Generation(Extension):
         """`{% generation %}` marks the assistant's words for training; here they are only words."""
 
         tags = {"generation"}  # noqa: RUF012
 
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+
+    class TemplateNamespace(Namespace):
+        """jinja2's own takes any attribute name; one with underscores is a way out of the sandbox."""
+
+        def __init__(*args: Any, **attributes: Any) -> None:
+            for name in (attributes := dict(*args[1:], **attributes)):
+                _refuse_private(name)
+            Namespace.__init__(args[0], attributes)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            _refuse_private(name)
+            super().__setitem__(name, value)
+
+    def _refuse_private(name: str) -> None:
+        if name.startswith("_"):
+            raise SecurityError(f"the namespace attribute {name!r}")
 
     def raise_exception(message: str) -> str:
         raise TemplateError(message)
@@ -211,5 +227,7 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
+    environment.globals["namespace"] = TemplateNamespace
+    environment.globals["dict"] = lambda *args, **items: dict(*args, **items)
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment.from_string(template).render({"tools": None, "documents": None, **variables})

@@ -1,4 +1,4 @@
-"""What a decoder-only language model is, as numbers: one description that every reader fills and every target is built from.
+"""What a decoder-only language model is, as numbers: every reader fills it, every target is built from it.
 
 It is a description of the computation, not of a file: nothing here knows GGUF or Hugging Face. Families differ in the
 values, and a family that computes something new adds a field here with a default that means "as Llama does".
@@ -28,7 +28,7 @@ class RopeScaling(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary position embedding: pair i of a head turns by `position * frequencies[i]`; element i pairs with i + dim/2."""
+    """Rotary position embedding: pair i of a head, elements i and i + dim/2, turns by `position * frequencies()[i]`."""
 
     theta: float
     dim: int

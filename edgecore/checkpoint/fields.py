@@ -1,4 +1,4 @@
-"""Headers come from anyone, so every value is asked for by name, type and range, and a wrong one names its file and field."""
+"""Headers come from anyone: a value is asked for by name, type and range, and a wrong one names its file and field."""
 
 from __future__ import annotations
 

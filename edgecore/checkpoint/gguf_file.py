@@ -1,5 +1,5 @@
-"""Reading a GGUF header, ours rather than the `gguf` package's because that takes 2.9 s for a 135M model (it makes an array
-of every token) and answers a damaged file with whatever numpy raises. Here: milliseconds, and typed errors.
+"""Reading a GGUF header, ours rather than the `gguf` package's because that takes 2.9 s for a 135M model (it makes an
+array of every token) and answers a damaged file with whatever numpy raises. Here: milliseconds, and typed errors.
 
 Format: ggml's docs/gguf.md. Everything is checked before it is believed: a count against the bytes that are left, an
 offset against the file.
@@ -159,7 +159,7 @@ def _place(file: Path, data: mmap.mmap, table: list[_TableEntry], begin: int, al
         start, end_of_last, last = begin + entry.offset, entry.offset + entry.size, entry.name
         if start + entry.size > len(data):
             raise CorruptModel(
-                f"{what}: {entry.size} bytes at {start} reach past the end of the file at {len(data)}: it was cut short",
+                f"{what}: {entry.size} bytes at {start} reach past the end of the file ({len(data)}): it was cut short",
             )
         tensors[entry.name] = GgufTensor(entry.name, entry.shape, entry.type, stored[start : start + entry.size])
     return {entry.name: tensors[entry.name] for entry in table}
@@ -228,7 +228,7 @@ class _Cursor:
     def _skip_texts(self, key: str, count: int) -> None:
         """The one loop that a large vocabulary spends its time in, so it is written flat."""
         at, size, data = self.at, len(self.data), self.data
-        unpack: Callable[[Any, int], tuple[int]] = _LENGTH.unpack_from  # type: ignore[assignment]
+        unpack: Callable[[Any, int], tuple[int]] = _LENGTH.unpack_from
         for number in range(count):
             if at + 8 > size or (at := at + 8 + unpack(data, at)[0]) > size:
                 raise self.wrong(key, f"item {number} of {count} reaches past the end of the file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
 
 from edgecore.contract.errors import CorruptModel, ModelNotFound
@@ -22,10 +23,11 @@ def map_file(file: Path) -> mmap.mmap:
 
 
 def read_text(file: Path, most_bytes: int) -> str:
-    """A small text file, whole. Raises `ModelNotFound`, and `CorruptModel` when larger than `most_bytes` or not UTF-8."""
+    """A small text file, whole. Raises `ModelNotFound`; `CorruptModel` when larger than `most_bytes` or not UTF-8."""
     try:
         with file.open("rb") as handle:
-            data = handle.read(most_bytes + 1)
+            # Not `read(most_bytes + 1)`: that reserves as much, whatever the file's size.
+            data = handle.read(min(most_bytes, os.fstat(handle.fileno()).st_size) + 1)
     except FileNotFoundError:
         raise ModelNotFound(f"{file}: no such file") from None
     except OSError as error:

@@ -38,7 +38,7 @@ EXPORTER_HINT = "edgecore plugin install llamacpp --export"
 def open_checkpoint(path: Path) -> Checkpoint:
     """Describes the model at `path`: a Hugging Face folder or a GGUF file. Reads headers only.
 
-    Raises `ModelNotFound`; `CorruptModel` naming file and field; `UnsupportedModel` naming the families that are supported.
+    Raises `ModelNotFound`; `CorruptModel` naming file and field; `UnsupportedModel` naming the supported families.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,7 +1,7 @@
 """The forward pass in numpy: what every backend's answers are compared with, so it is written to be checked by reading.
 
-float32 throughout, rotary angles from float64, one layer after the other straight from the file. It is no runtime: it is
-as fast as BLAS makes it, and it needs no more memory than a layer, the KV cache and the logits that were asked for.
+float32 throughout, rotary angles from float64, one layer after the other straight from the file. It is no runtime: as
+fast as BLAS makes it, in the memory of a layer, the KV cache and the logits that were asked for.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ class Oracle:
         v = _linear(block, at + "self_attn.v_proj", x).reshape(count, d.kv_heads, d.head_dim)
         keys, values = cache.put(layer, start, _rotate(k, turns), v)
         # Query heads share a key/value head in runs of `groups`: (kv_heads, groups * count, head_dim).
-        q = _rotate(q, turns).reshape(count, d.kv_heads, groups, d.head_dim).transpose(1, 2, 0, 3)
-        scores = q.reshape(d.kv_heads, -1, d.head_dim) @ keys.transpose(0, 2, 1)
-        scores = scores.reshape(d.kv_heads, groups, count, start + count) * np.float32(d.head_dim**-0.5)
+        queries = _rotate(q, turns).reshape(count, d.kv_heads, groups, d.head_dim).transpose(1, 2, 0, 3)
+        products = queries.reshape(d.kv_heads, -1, d.head_dim) @ keys.transpose(0, 2, 1)
+        scores = products.reshape(d.kv_heads, groups, count, start + count) * np.float32(d.head_dim**-0.5)
         future = np.arange(start + count) > np.arange(start, start + count)[:, None]
         scores[:, :, future] = -np.inf
-        mixed = _softmax(scores).reshape(d.kv_heads, groups * count, -1) @ values
-        mixed = mixed.reshape(d.kv_heads, groups, count, d.head_dim).transpose(2, 0, 1, 3)
+        found = _softmax(scores).reshape(d.kv_heads, groups * count, -1) @ values
+        mixed = found.reshape(d.kv_heads, groups, count, d.head_dim).transpose(2, 0, 1, 3)
         return _linear(block, at + "self_attn.o_proj", mixed.reshape(count, -1))
 
     def _mlp(self, block: Mapping[str, Floats], at: str, x: Floats) -> Floats:
@@ -111,7 +111,7 @@ class Oracle:
         """Rows of the embedding table, each dequantized on its own: a few rows must not cost the whole table."""
         table = self._tensors["model.embed_tokens.weight"]
         if self._resident:
-            return self._weight(table.name)[np.asarray(tokens)]
+            return np.asarray(self._weight(table.name)[np.asarray(tokens)])
         rows = {token: table.rows(token, token + 1)[0] for token in set(tokens)}
         return np.stack([rows[token] for token in tokens])
 
@@ -216,7 +216,9 @@ def _rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
 
 
 def _silu(x: Floats) -> Floats:
-    return x / (1 + np.exp(-np.abs(x))) * np.where(x >= 0, np.float32(1), np.exp(np.minimum(x, 0)))
+    """x * sigmoid(x), without overflow at either end."""
+    small = np.exp(-np.abs(x))
+    return np.asarray(x * np.where(x >= 0, np.float32(1), small) / (1 + small))
 
 
 def _softmax(scores: Floats) -> Floats:

@@ -1,5 +1,5 @@
-"""Reading safetensors headers, ours rather than the library's because its numpy door copies each tensor, knows no mapped
-bfloat16, and names neither file nor field when a header is wrong.
+"""Reading safetensors headers, ours rather than the library's because its numpy door copies each tensor, knows no
+mapped bfloat16, and names neither file nor field when a header is wrong.
 
 Format: https://github.com/huggingface/safetensors#format. Eight bytes of length, that much JSON, the data.
 """
@@ -83,7 +83,9 @@ def _entry(file: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     what = f"{file}: tensor {name!r}"
     if not isinstance(entry, dict):
         raise CorruptModel(f"{what}: is not an object")
-    storage, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    storage: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
     if not isinstance(storage, str) or storage not in SAFETENSORS:
         raise UnsupportedModel(f"{what}: dtype {storage!r}", supported=", ".join(SAFETENSORS))
     if not _whole_numbers(shape) or len(shape) > 8 or 0 in shape:

@@ -1,7 +1,7 @@
 """How numbers lie in files: the size of each storage type, and the way back to float32.
 
-The sizes are a table of our own because opening a file must not cost the import of the `gguf` package (0.07 s); a test holds
-the table to that package's. Dequantization of block types is `gguf`'s, imported when the first such tensor is read.
+The sizes are a table of our own because opening a file must not cost the import of the `gguf` package (0.07 s); a test
+holds it to that package's. Dequantization of block types is `gguf`'s, imported when the first such tensor is read.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def dequantize(storage: Storage, rows: Bytes) -> Floats:
 
 
 def _q8_0(rows: Bytes) -> Floats:
-    """Blocks of a float16 scale and 32 int8. Own code: the commonest type, and three times as fast as the general one."""
+    """Blocks of a float16 scale and 32 int8. Own code: the commonest type, three times as fast as the general one."""
     blocks = rows.reshape(len(rows), -1, 34)
     scales = blocks[:, :, :2].copy().view("<f2").astype(np.float32)
     return (blocks[:, :, 2:].view(np.int8) * scales).reshape(len(rows), -1)

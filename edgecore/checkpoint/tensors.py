@@ -17,7 +17,7 @@ _AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """A named array whose stored bytes are mapped from a file. Rows run along the first axis and are in canonical order."""
+    """A named array, its stored bytes mapped from a file. Rows run along the first axis and are in canonical order."""
 
     name: str
     """Canonical: Hugging Face's Llama name."""
@@ -44,9 +44,9 @@ class Tensor:
         return self.data.nbytes
 
     def raw(self) -> Bytes:
-        """Stored bytes as uint8 (rows, bytes a row), in canonical order: a view of the file, a copy where orders differ.
+        """Stored bytes as uint8 (rows, bytes a row), in canonical order: a view, or a copy where orders differ.
 
-        One axis counts as one row.
+        A tensor of one axis counts as one row.
         """
         if len(self.shape) == 1 and self.order is not None:
             return self._elements()[self.order].reshape(1, -1).view(np.uint8)

@@ -1,7 +1,7 @@
 """Text to token ids and back, the same ids whether the model came as tokenizer.json or inside a GGUF file.
 
-The work is done by the `tokenizers` library; here is what it lacks: bytes of a single token (streams need them), special
-tokens that are plain text unless asked for, and the tables that a GGUF writer needs.
+The work is done by the `tokenizers` library; here is what it lacks: bytes of a single token (streams need them),
+special tokens that are plain text unless asked for, and the tables that a GGUF writer needs.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class Tokenizer:
         return [*before, *ids, *after]
 
     def token_bytes(self, token: int) -> bytes:
-        """What one token adds to the text, perhaps part of a character; empty for control tokens. Raises `BadRequest`."""
+        """What a token adds to the text, perhaps half a character; nothing for control tokens. Raises `BadRequest`."""
         if not 0 <= token < self.vocab_size:
             raise BadRequest(f"token id {token}", supported=f"ids from 0 to {self.vocab_size - 1}")
         return self._bytes[token]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of the tokens; bytes that are not UTF-8 become U+FFFD. The space that encoding put first is taken away."""
+        """Text of the tokens; bytes that are not UTF-8 become U+FFFD. A space that `encode` put first is taken off."""
         data = b"".join(map(self.token_bytes, tokens))
         if self.vocabulary.add_space_prefix and data.startswith(b" "):
             data = data[1:]
@@ -111,6 +111,10 @@ class Tokenizer:
         return render_guarded(
             template, {**special, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
         )
+
+    def to_json(self) -> str:
+        """The engine as the text of a tokenizer.json: what encodes. How ids become text again is `token_bytes` here."""
+        return str(self._engine.to_str())
 
     @property
     def vocab_size(self) -> int:

@@ -1,4 +1,4 @@
-"""A tokenizer from GGUF metadata: the tables are llama.cpp's, the engine is the `tokenizers` library with the same rules."""
+"""A tokenizer from GGUF metadata: the tables are llama.cpp's, the engine is the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _byte_level(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     merges = [(m[: (at := m.find(" ", 1))], m[at + 1 :]) for m in vocabulary.merges]
     known = [(a, b) for a, b in merges if a in ids and b in ids and a + b in ids]
     engine = tokenizers.Tokenizer(models.BPE(ids, known, ignore_merges=rules.ignore_merges))
-    engine.pre_tokenizer = rules.build()  # type: ignore[assignment]
+    engine.pre_tokenizer = rules.build()
     return engine
 
 
@@ -111,7 +111,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     )
     escape = normalizers.Replace(" ", "▁")
     prefix = [normalizers.Prepend("▁")] if vocabulary.add_space_prefix else []
-    engine.normalizer = normalizers.Sequence([*prefix, escape])  # type: ignore[assignment]
+    engine.normalizer = normalizers.Sequence([*prefix, escape])
     return engine
 
 

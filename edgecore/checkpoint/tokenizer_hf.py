@@ -155,7 +155,7 @@ def _parts(part: Any) -> list[Mapping[str, Any]]:
 
 
 def _chat_template(folder: Path, settings: Fields) -> str | None:
-    """chat_template.jinja, else the one in tokenizer_config.json (a text, or named ones of which `default` is meant)."""
+    """chat_template.jinja, else the one in tokenizer_config.json: a text, or named ones of which `default` is meant."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return read_text(file, 1 << 24)

@@ -1,7 +1,7 @@
 """Writes a checkpoint as GGUF with the `gguf` package, so that the reader is tested against a writer that is not ours.
 
-    from support.gguf_files import write_gguf
-    write_gguf(open_checkpoint(folder), tmp_path / "tiny.gguf", "Q8_0")
+from support.gguf_files import write_gguf
+write_gguf(open_checkpoint(folder), tmp_path / "tiny.gguf", "Q8_0")
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def write_gguf(model: Checkpoint, out: Path, storage: str = "F16", *, tokenizer:
 
 def interleave(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """What llama.cpp's converter does to q and k (`LlamaModel.permute`)."""
-    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    )
 
 
 def gguf_name(name: str) -> str:

@@ -25,7 +25,7 @@ class Family:
     from_config: Callable[[Fields], Decoder]
     """Reads config.json. Raises `CorruptModel`, `UnsupportedModel`."""
     from_gguf: Callable[[Fields, Mapping[str, object]], Decoder]
-    """Reads GGUF metadata (with the architecture as prefix); the second argument has the file's tensors by GGUF name."""
+    """Reads GGUF metadata (the architecture as prefix); the second argument has the file's tensors by GGUF name."""
     gguf_names: Mapping[str, str]
     """GGUF tensor names to canonical ones, without `.weight` and `.bias`; `{}` stands for the layer."""
     interleaved: bool = False

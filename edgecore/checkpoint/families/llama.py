@@ -34,7 +34,7 @@ def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
     rope = gguf_rope(metadata, tensors, sizes["head_dim"])
     if rope.dim != sizes["head_dim"]:
         raise UnsupportedModel(
-            f"{metadata.file}: field {metadata.prefix + 'rope.dimension_count'!r}: only {rope.dim} of {sizes['head_dim']} turn",
+            f"{metadata.file}: field 'llama.rope.dimension_count': {rope.dim} of {sizes['head_dim']} elements turn",
             supported="whole heads",
         )
     return Decoder(
