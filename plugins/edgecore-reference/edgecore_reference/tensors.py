@@ -1,0 +1,196 @@
+"""Tensor models: onnx's own reference evaluator behind the contract's `TensorSession`.
+
+The evaluator defines what each operator means, so it is what runtimes are compared with. It checks little of what it is
+fed; the contract promises a typed error that names the input, so the checks stand here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from edgecore.contract import (
+    BadRequest,
+    ConvertLimits,
+    CorruptModel,
+    Made,
+    PayloadFile,
+    Placement,
+    PlacementSource,
+    Progress,
+    TensorSession,
+    TensorSpec,
+    UnsupportedModel,
+    UnsupportedPrecision,
+    Weights,
+)
+
+PLACEMENT = Placement(
+    PlacementSource.RUNTIME_ASSIGNMENT, operators={"cpu": 1.0}, detail="onnx.reference computes with numpy, on the CPU"
+)
+LARGEST_PROTOBUF = 1 << 30
+"""Bytes of weights above which they go to a file of their own: a protobuf message ends at 2 GiB."""
+
+
+class OnnxSession(TensorSession):
+    """An ONNX file, evaluated."""
+
+    def __init__(self, path: Path) -> None:
+        model = load(path)
+        self._inputs = tuple(specs(model.graph.input, {tensor.name for tensor in model.graph.initializer}))
+        self._outputs = tuple(specs(model.graph.output))
+        try:
+            self._evaluator: ReferenceEvaluator | None = ReferenceEvaluator(model)
+        except NotImplementedError as error:
+            raise unsupported(path, error) from None
+        self._path = path
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._outputs
+
+    @property
+    def placement(self) -> Placement:
+        return PLACEMENT
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if self._evaluator is None:
+            raise BadRequest("the session is closed")
+        check_feeds(self._inputs, feeds)
+        try:
+            answers = self._evaluator.run(None, dict(feeds))
+        except NotImplementedError as error:
+            raise unsupported(self._path, error) from None
+        except ValueError as error:
+            raise BadRequest(f"{self._path.name}: these inputs do not go together: {error}") from None
+        return {spec.name: np.asarray(answer) for spec, answer in zip(self._outputs, answers, strict=True)}
+
+    def close(self) -> None:
+        self._evaluator = None
+
+
+def seal_model(source: Path, out: Path, precision: str, limits: ConvertLimits, progress: Progress) -> Made:
+    """Convert: the same graph, checked, with the input shapes that were asked for."""
+    model = load(source)
+    matrices = [t for t in model.graph.initializer if len(t.dims) > 1]
+    if other := sorted({type_name(t.data_type) for t in matrices} - {"float32", "int64", "bool"}):
+        raise UnsupportedPrecision(
+            f"{source.name}: holds weights of type {', '.join(other)}, which is not {precision}",
+            supported="an ONNX file with float32 weights; any other runs as it is, without convert",
+        )
+    for name, shape in limits.shapes.items():
+        fix_shape(model.graph, name, shape)
+    size = sum(map(stored_bytes, model.graph.initializer))
+    progress(0, size, "model")
+    large = size > LARGEST_PROTOBUF
+    onnx.save(model, out / "model.onnx", save_as_external_data=large, location="model.onnx.data", size_threshold=1024)
+    progress(size, size, "model")
+    elements = sum(math.prod(t.dims) for t in model.graph.initializer)
+    return Made(
+        files=(
+            PayloadFile("model.onnx", "model"),
+            *([PayloadFile("model.onnx.data", "weights")] if large else []),
+        ),
+        weights=Weights(8 * size / elements, 32.0, elements) if matrices else None,
+    )
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The model with its external data, checked. Raises `CorruptModel`, `UnsupportedModel`."""
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, OSError) as error:
+        raise CorruptModel(f"{path}: is not a valid ONNX model: {first_line(error)}") from None
+    if not model.graph.node:
+        raise CorruptModel(f"{path}: field 'graph': has no operators")
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+            raise UnsupportedModel(f"{path}: operator set {opset.version}", supported=f"up to {newest}")
+    return model
+
+
+def specs(values: Any, weights: set[str] | frozenset[str] = frozenset()) -> Iterator[TensorSpec]:
+    """Inputs or outputs; an initializer that is also listed as an input is a weight, not an input."""
+    for value in values:
+        if value.name in weights:
+            continue
+        if not value.type.HasField("tensor_type"):
+            raise UnsupportedModel(f"{value.name!r} is no tensor", supported="tensors as inputs and outputs")
+        tensor = value.type.tensor_type
+        shape = tuple(
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
+            for axis, dim in enumerate(tensor.shape.dim)
+        )
+        yield TensorSpec(value.name, type_name(tensor.elem_type), shape)
+
+
+def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, NDArray[Any]]) -> None:
+    """Raises `BadRequest` for the first input that is missing, surplus, wrongly typed or wrongly shaped."""
+    named = ", ".join(f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in inputs)
+    for name in feeds:
+        if name not in {spec.name for spec in inputs}:
+            raise BadRequest(f"the model has no input {name!r}", supported=named)
+    sizes: dict[str, int] = {}
+    for spec in inputs:
+        if spec.name not in feeds:
+            raise BadRequest(f"input {spec.name!r} is missing", supported=named)
+        feed = feeds[spec.name]
+        if feed.dtype.name != spec.dtype:
+            raise BadRequest(f"input {spec.name!r} has type {feed.dtype.name}", supported=spec.dtype)
+        fits = len(feed.shape) == len(spec.shape) and all(
+            size == (sizes.setdefault(dim, size) if isinstance(dim, str) else dim)
+            for size, dim in zip(feed.shape, spec.shape, strict=True)
+        )
+        if not fits:
+            known = "".join(f", {name} = {size}" for name, size in sizes.items() if name in spec.shape)
+            raise BadRequest(
+                f"input {spec.name!r} has shape {list(feed.shape)}", supported=f"{list(spec.shape)}{known}"
+            )
+
+
+def fix_shape(graph: onnx.GraphProto, name: str, shape: tuple[int, ...]) -> None:
+    """Give one input a fixed shape; its symbolic dimensions get their sizes wherever else they stand."""
+    value = next((v for v in graph.input if v.name == name), None)
+    if value is None:
+        raise BadRequest(f"the model has no input {name!r}", supported=", ".join(v.name for v in graph.input))
+    dims = value.type.tensor_type.shape.dim
+    is_now = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in dims]
+    if len(is_now) != len(shape) or any(isinstance(a, int) and a != b for a, b in zip(is_now, shape, strict=True)):
+        raise BadRequest(f"input {name!r} cannot have shape {list(shape)}", supported=f"what {is_now} allows")
+    sizes = {symbol: size for symbol, size in zip(is_now, shape, strict=True) if symbol}
+    for dim, size in zip(dims, shape, strict=True):
+        dim.dim_value = size
+    for other in (*graph.input, *graph.output, *graph.value_info):
+        for dim in other.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+
+
+def stored_bytes(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def type_name(elem_type: int) -> str:
+    return str(onnx.helper.tensor_dtype_to_np_dtype(elem_type).name)
+
+
+def unsupported(path: Path, error: Exception) -> UnsupportedModel:
+    return UnsupportedModel(f"{path}: {first_line(error)}", supported="the operators of onnx.reference")
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
