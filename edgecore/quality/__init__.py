@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from edgecore.quality.divergence import Divergence, compare
     from edgecore.quality.report import Assessment, assess
     from edgecore.quality.texts import evaluation_text
+    from edgecore.quality.verdict import Verdict
 
-__all__ = ["Assessment", "Divergence", "assess", "compare", "evaluation_text"]
+__all__ = ["Assessment", "Divergence", "Verdict", "assess", "compare", "evaluation_text"]
 _MODULE_OF = {
     "Assessment": "report",
     "Divergence": "divergence",
+    "Verdict": "verdict",
     "assess": "report",
     "compare": "divergence",
     "evaluation_text": "texts",

@@ -1,8 +1,9 @@
 """The bounds that verdicts are reached with, read from one data file that a script derives (see `bounds.toml`).
 
-Two gates. *Kernels*: the backend against the oracle on the same weights, a small fixed bound by compute precision, since that
-loss is arithmetic and hardly depends on the model. *File*: a multiple of what round-to-nearest of equal bits loses on this
-very model, since that loss depends on the model more than on anything else. And a floor below which a model is garbage.
+Two gates. *Kernels*: the backend against the oracle on the same weights, a small fixed bound by compute precision,
+since that loss is arithmetic and hardly depends on the model. *File*: a multiple of what round-to-nearest of equal bits
+loses on this very model, since that loss depends on the model more than on anything else. And a floor below which a
+model is garbage.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ def bounds() -> Bounds:
 def compute_class(stated: str, bits: float | None) -> tuple[str, str]:
     """(key of `Bounds.kernels`, where it comes from) for what a session states as its `compute` condition.
 
-    Runtimes write it in words of their own (`f16 weights, int8 activations`); the coarsest precision that is named counts,
-    because it dominates the error. Nothing stated: int8 is taken for quantized weights (CPU kernels round activations
-    to 8 bits), the weights' own precision else.
+    Runtimes write it in words of their own (`f16 weights, int8 activations`); the coarsest precision that is named
+    counts, because it dominates the error. Nothing stated: int8 is taken for quantized weights (CPU kernels round
+    activations to 8 bits), else bf16 for 16 bits and f32 for 32.
     """
     text = stated.lower()
     for key, words in (
-        ("int8", ("int8", "i8", "a8", "q8", "u8", "int4", "a4")),
+        ("int8", ("int8", "i8", "a8", "q8", "u8")),
         ("bf16", ("bf16", "bfloat16")),
         ("f16", ("f16", "fp16", "float16", "half")),
         ("f32", ("f32", "fp32", "float32")),

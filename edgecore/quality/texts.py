@@ -20,3 +20,9 @@ def evaluation_text(level: str = "short") -> tuple[str, str]:
     folder = files("edgecore.quality") / "texts"
     data = b"".join((folder / name).read_bytes() for name in LEVELS[level])
     return data.decode("utf-8"), hashlib.sha256(data).hexdigest()
+
+
+def token_limit(sha256: str) -> int:
+    """How many tokens of the text with this digest are scored; of any other text, as many as of the full one."""
+    levels = (level for level in LEVELS if evaluation_text(level)[1] == sha256)
+    return TOKENS[next(levels, "full")]
