@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgecore.contract.options import Option, Value
     from edgecore.contract.placement import Placement, PlacementSource
     from edgecore.contract.precisions import Precision, PrecisionClass
-    from edgecore.contract.progress import Progress, no_progress
+    from edgecore.contract.progress import Progress, no_progress, watch_growth
     from edgecore.contract.sampling import GREEDY, Sampler, Sampling
     from edgecore.contract.sessions import (
         Logits, Message, Piece, TensorSession, TensorSpec, TextContext, TextSession,
@@ -38,7 +38,7 @@ _HOME = {
     "options": ("Option", "Value"),
     "placement": ("Placement", "PlacementSource"),
     "precisions": ("Precision", "PrecisionClass"),
-    "progress": ("Progress", "no_progress"),
+    "progress": ("Progress", "no_progress", "watch_growth"),
     "sampling": ("GREEDY", "Sampler", "Sampling"),
     "sessions": ("Logits", "Message", "Piece", "TensorSession", "TensorSpec", "TextContext", "TextSession"),
 }  # fmt: skip
