@@ -1,0 +1,136 @@
+"""The arrows of the design, checked on the sources: who may import whom, at a file's top or deep inside a function."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOUNDATION = {"contract", "paths", "disk"}
+MAY_IMPORT = {
+    "contract": set(),
+    "paths": set(),
+    "disk": {"contract"},
+    "checkpoint": {"contract"},
+    "environments": FOUNDATION,
+    "registry": FOUNDATION | {"environments"},
+    "machine": FOUNDATION,
+    "sources": FOUNDATION | {"checkpoint"},
+    "store": FOUNDATION | {"sources"},
+    "quality": FOUNDATION | {"checkpoint"},
+    "workers": FOUNDATION | {"registry", "environments"},
+    "measure": FOUNDATION | {"checkpoint", "machine", "registry", "workers"},
+    "report": FOUNDATION,
+}
+"""A part to the parts below it. What stands above (verbs, api, cli) may import all of these."""
+MAY_IMPORT["verbs"] = set(MAY_IMPORT)
+MAY_IMPORT["api"] = set(MAY_IMPORT)
+MAY_IMPORT["cli"] = set(MAY_IMPORT) | {"api"}
+ONE_BY_ONE = {("workers", "edgecore.measure.loop")}
+"""The contract's own measuring loop runs inside a worker, beside the plugin."""
+RUNTIMES = {
+    "coremltools", "llama_cpp", "mlx", "onnx", "onnxruntime", "openvino", "tensorflow", "torch", "transformers",
+}  # fmt: skip
+TOO_SLOW = {"rich", "tabulate", "pkg_resources", "execnet"}
+"""Left out for start-up time, or because they are in maintenance only."""
+
+
+def imports(path: Path, base: Path) -> Iterator[str]:
+    """Every module that a file names in an import, submodules spelled out; relative ones made absolute."""
+    package = list(path.relative_to(base).with_suffix("").parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{name.name}" for name in node.names)
+
+
+def sources(package: Path) -> list[Path]:
+    return sorted(path for path in package.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+CORE = sources(ROOT / "edgecore")
+PLUGINS = sorted(ROOT.glob("plugins/edgecore-*/edgecore_*"))
+DISTRIBUTIONS = {ROOT: ROOT / "edgecore"} | {package.parent: package for package in PLUGINS}
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT / "edgecore").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_imports_downwards_only(path: Path) -> None:
+    here = part(path)
+    if here in ("__init__", "__main__"):
+        return
+    allowed = MAY_IMPORT[here] | {here}
+    for name in imports(path, ROOT):
+        top, _, rest = name.partition(".")
+        assert top not in RUNTIMES, f"{name}: the core knows no runtime"
+        assert top not in TOO_SLOW, name
+        assert not top.startswith("edgecore_"), f"{name}: the core knows no plugin"
+        below = rest.split(".")[0]
+        if top == "edgecore" and below in MAY_IMPORT:
+            one_by_one = any(here == a and name.startswith(b) for a, b in ONE_BY_ONE)
+            assert below in allowed or one_by_one, f"{here} imports {name}; it may import {sorted(allowed)}"
+
+
+def test_every_part_of_the_core_has_its_place() -> None:
+    assert {part(path) for path in CORE} - {"__init__", "__main__"} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("package", PLUGINS, ids=lambda p: p.name)
+def test_a_plugin_imports_the_contract_and_the_neutral_model_only(package: Path) -> None:
+    for path in sources(package):
+        for name in imports(path, package.parent):
+            top, _, rest = name.partition(".")
+            if top == "edgecore" and rest:
+                assert rest.split(".")[0] in ("contract", "checkpoint"), f"{path.name} imports {name}"
+            assert top == package.name or not top.startswith("edgecore_"), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS, ids=lambda p: p.name)
+def test_what_a_distribution_imports_it_also_declares(folder: Path) -> None:
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    optional = [r for extra in project.get("optional-dependencies", {}).values() for r in extra]
+    declared = {normal(re.split(r"[^A-Za-z0-9._-]", r)[0]) for r in [*project["dependencies"], *optional]}
+    provides = packages_distributions()
+    for path in sources(DISTRIBUTIONS[folder]):
+        for name in imports(path, DISTRIBUTIONS[folder].parent):
+            top = name.split(".")[0]
+            if top in sys.stdlib_module_names or top == DISTRIBUTIONS[folder].name or top in BROUGHT_ALONG:
+                continue
+            owners = {normal(owner) for owner in provides.get(top, [])}
+            assert owners & declared, f"{path.name} imports {top}, of {owners or 'nothing installed'}, undeclared"
+
+
+BROUGHT_ALONG = {"google"}
+"""protobuf's exceptions, which onnx raises: whoever has onnx has them."""
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS, ids=lambda p: p.name)
+def test_no_default_install_brings_torch_or_transformers(folder: Path) -> None:
+    dependencies = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[^A-Za-z0-9._-]", requirement)[0] for requirement in dependencies}
+    assert not names & {"torch", "transformers", "tensorflow"}
+
+
+@pytest.mark.parametrize("path", [*CORE, *(p for package in PLUGINS for p in sources(package))], ids=lambda p: p.name)
+def test_a_file_says_why_it_exists_and_stays_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 450, "a file has one reason; this one has grown more"
+    assert not text.strip() or ast.get_docstring(ast.parse(text)), "the first lines say why the file exists"
