@@ -13,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edgecore.contract.errors import BadRequest, DoesNotFit
 from edgecore.contract.progress import Progress, no_progress
@@ -57,6 +57,12 @@ def _free(where: Path) -> str:
         if folder.is_dir():
             return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB"
     return "an unknown amount"
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path that someone else wrote down is relative and stays in its folder, on any system."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and "\\" not in name and ":" not in parts[0] and not name.startswith("/") and ".." not in parts
 
 
 def sha256_of(path: Path, progress: Progress = no_progress, stage: str = "") -> str:

@@ -52,11 +52,7 @@ def looks_like_onnx(start: bytes) -> bool:
 
 def read_header(path: Path) -> OnnxHeader:
     """Raises `CorruptModel` for a truncated file, for one without a graph, and for weights that lie outside."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            header = _read(data)
-        except NotOnnx as error:
-            raise CorruptModel(f"{path} is truncated or damaged: {error}", hint="fetch it again") from error
+    header = _open(path)
     for name in header.external:
         beside = (path.parent / name).resolve()
         if not beside.is_relative_to(path.parent.resolve()):
@@ -64,6 +60,21 @@ def read_header(path: Path) -> OnnxHeader:
         if not beside.is_file():
             raise CorruptModel(f"{path} takes weights from {name}, which is not beside it")
     return header
+
+
+def external_files(path: Path) -> tuple[str, ...]:
+    """`OnnxHeader.external` whether or not those files are there; empty for a file that is not ONNX."""
+    with path.open("rb") as file:
+        start = file.read(256)
+    return _open(path).external if looks_like_onnx(start) else ()
+
+
+def _open(path: Path) -> OnnxHeader:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            return _read(data)
+        except NotOnnx as error:
+            raise CorruptModel(f"{path} is truncated or damaged: {error}", hint="fetch it again") from error
 
 
 def _read(data: Buffer) -> OnnxHeader:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from edgecore import disk
 from edgecore.contract.artifacts import ARTIFACT_SCHEMA, Artifact, Fallback, PayloadFile, Weights
 from edgecore.contract.errors import BadRequest, CorruptModel, ModelNotFound, PluginFault, UnsupportedModel
 
@@ -80,15 +81,9 @@ def read(folder: Path) -> Artifact:
     return artifact
 
 
-def is_inside(path: str) -> bool:
-    """Whether a payload path is relative, plain and does not leave its folder, on any system."""
-    parts = PurePosixPath(path).parts
-    return bool(parts) and "\\" not in path and ":" not in parts[0] and not path.startswith("/") and ".." not in parts
-
-
 def _file(entry: _Fields) -> PayloadFile:
     path, size, digest = entry.get("path", str), entry.get("size", int), entry.get("sha256", str)
-    if not is_inside(path):
+    if not disk.is_inside(path):
         raise entry.bad("path", f"{path!r} leaves the artifact's folder")
     if len(digest) != 64:
         raise entry.bad("sha256", f"{digest!r} is not a SHA-256")

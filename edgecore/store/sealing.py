@@ -36,7 +36,7 @@ def _check(folder: Path, files: Sequence[PayloadFile], roles: dict[str, str], ba
     for path, role in roles.items():
         if role not in schema.ROLES:
             raise fault(f"{path} has the role {role!r}; roles are {', '.join(schema.ROLES)}")
-        if not schema.is_inside(path):
+        if not disk.is_inside(path):
             raise fault(f"{path} in Made.files is not a relative path inside the output folder")
         if not (folder / path).is_file():
             raise fault(f"{path} is in Made.files and was not written")
