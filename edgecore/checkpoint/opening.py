@@ -87,10 +87,14 @@ class Checkpoint:
 
         return load_tokenizer(self.path, self.source_format, self.metadata, self.decoder.vocab_size)
 
-    @property
+    @cached_property
     def chat_template(self) -> str | None:
-        """Jinja source, None where the model has none."""
-        return self.tokenizer.chat_template
+        """Jinja source, None where the model has none. Does not build the tokenizer."""
+        if self.source_format == "gguf":
+            return Fields(self.path, self.metadata).text("tokenizer.chat_template", None)
+        from edgecore.checkpoint.chat_source import folder_template
+
+        return folder_template(self.path)
 
     def close(self) -> None:
         """Give the mappings back; those that arrays still look into go with the arrays."""

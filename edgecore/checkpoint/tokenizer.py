@@ -183,7 +183,7 @@ def load_tokenizer(path: Path, source_format: str, metadata: Mapping[str, Any], 
     if source_format == "gguf":
         from edgecore.checkpoint.tokenizer_gguf import tokenizer_from_gguf
 
-        return tokenizer_from_gguf(path, metadata)
+        return tokenizer_from_gguf(path, metadata, vocab_size)
     from edgecore.checkpoint.tokenizer_hf import tokenizer_from_folder
 
     return tokenizer_from_folder(path, metadata, vocab_size)
@@ -199,7 +199,7 @@ END_TEXTS = frozenset({
 def end_ids(tokens: Sequence[str], types: Sequence[TokenType], declared: set[int]) -> frozenset[int]:
     """`declared` and the control tokens whose text says so."""
     return frozenset(declared) | {
-        i for i, t in enumerate(tokens) if t in END_TEXTS and types[i] in (TokenType.CONTROL, TokenType.USER_DEFINED)
+        i for i, t in enumerate(tokens) if t in END_TEXTS and types[i] is not TokenType.NORMAL
     }
 
 

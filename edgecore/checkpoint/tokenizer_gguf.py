@@ -12,7 +12,7 @@ from tokenizers import AddedToken, models, normalizers
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.gguf_file import GgufArray
 from edgecore.checkpoint.pretokenizers import PRE_TOKENIZERS, SYNONYMS
-from edgecore.checkpoint.tokenizer import Tokenizer, TokenType, Vocabulary, end_ids
+from edgecore.checkpoint.tokenizer import END_TEXTS, Tokenizer, TokenType, Vocabulary, end_ids
 from edgecore.contract.errors import UnsupportedModel
 
 _ROLES = {
@@ -21,8 +21,10 @@ _ROLES = {
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
-def tokenizer_from_gguf(file: Path, metadata: Mapping[str, Any]) -> Tokenizer:
-    """Raises `UnsupportedModel` for other kinds than byte-level and SentencePiece-style BPE, `CorruptModel`."""
+def tokenizer_from_gguf(file: Path, metadata: Mapping[str, Any], vocab_size: int | None = None) -> Tokenizer:
+    """`vocab_size` is the model's, which may have room for more tokens than there are.
+
+    Raises `UnsupportedModel` for other kinds than byte-level and SentencePiece-style BPE, `CorruptModel`."""
     fields = Fields(file, metadata, "tokenizer.ggml.")
     model = fields.text("model")
     if model not in ("gpt2", "llama"):
@@ -36,9 +38,17 @@ def tokenizer_from_gguf(file: Path, metadata: Mapping[str, Any]) -> Tokenizer:
         raise UnsupportedModel(
             f"{file}: field 'tokenizer.ggml.pre': {pre!r}", supported=", ".join([*PRE_TOKENIZERS, *SYNONYMS])
         )
-    tokens = _tokens(fields)
-    types = _types(fields, len(tokens))
     spm = model == "llama"
+    tokens = _tokens(fields)
+    types = _types(fields, tokens)
+    scores = tuple(map(float, _array(fields, "scores", (float, int), len(tokens)))) if spm else ()
+    if vocab_size is not None:
+        if len(tokens) > vocab_size:
+            raise fields.wrong("tokens", f"{len(tokens)} of them in a model that has {vocab_size}")
+        room = range(len(tokens), vocab_size)
+        tokens += tuple(f"[PAD{i}]" for i in room)
+        types += (TokenType.UNUSED,) * len(room)
+        scores += (-1e6,) * len(room) if spm else ()
     special = {role: fields.integer(key, least=0) for role, key in _ROLES.items() if fields.has(key)}
     special = {role: token for role, token in special.items() if token < len(tokens)}
     if spm:
@@ -49,8 +59,8 @@ def tokenizer_from_gguf(file: Path, metadata: Mapping[str, Any]) -> Tokenizer:
         pre=pre,
         tokens=tokens,
         types=types,
-        merges=() if spm else tuple(_array(fields, "merges", str, None)),
-        scores=tuple(_array(fields, "scores", float, len(tokens))) if spm else (),
+        merges=() if spm else tuple(_array(fields, "merges", (str,), None)),
+        scores=scores,
         special=special,
         eos_ids=end_ids(tokens, types, {t for t in declared if 0 <= t < len(tokens)}),
         add_bos=fields.flag("add_bos_token", spm or PRE_TOKENIZERS[pre].add_bos),
@@ -58,13 +68,18 @@ def tokenizer_from_gguf(file: Path, metadata: Mapping[str, Any]) -> Tokenizer:
         add_space_prefix=spm and fields.flag("add_space_prefix", True),
         chat_template=Fields(file, metadata).text("tokenizer.chat_template", None),
     )
-    engine = _sentencepiece(vocabulary) if spm else _byte_level(vocabulary)
-    _add_special(engine, vocabulary)
+    try:
+        engine = _sentencepiece(vocabulary) if spm else _byte_level(vocabulary)
+        _add_special(engine, vocabulary)
+    except Exception as error:  # the library raises nothing narrower
+        raise fields.wrong("tokens", f"no tokenizer can be made of them: {error}") from None
     return Tokenizer(vocabulary, engine)
 
 
 def _tokens(fields: Fields) -> tuple[str, ...]:
-    tokens = tuple(text or f"[EMPTY_{i}]" for i, text in enumerate(_array(fields, "tokens", str, None)))
+    tokens = tuple(text or f"[EMPTY_{i}]" for i, text in enumerate(_array(fields, "tokens", (str,), None)))
+    if not tokens:
+        raise fields.wrong("tokens", "has no items")
     if len(set(tokens)) != len(tokens):
         seen: set[str] = set()
         twice = next(t for t in tokens if t in seen or seen.add(t))  # type: ignore[func-returns-value]
@@ -72,21 +87,22 @@ def _tokens(fields: Fields) -> tuple[str, ...]:
     return tokens
 
 
-def _types(fields: Fields, count: int) -> tuple[TokenType, ...]:
-    if not fields.has("token_type"):
-        return (TokenType.NORMAL,) * count
+def _types(fields: Fields, tokens: Sequence[str]) -> tuple[TokenType, ...]:
+    """Tokens that end a generation by their text are control tokens whatever the file says, as in llama.cpp."""
     known = {int(t): t for t in TokenType}
-    return tuple(known.get(number, TokenType.UNUSED) for number in _array(fields, "token_type", int, count))
+    numbers = _array(fields, "token_type", (int,), len(tokens)) if fields.has("token_type") else [1] * len(tokens)
+    types = [known.get(number, TokenType.UNUSED) for number in numbers]
+    return tuple(TokenType.CONTROL if t in END_TEXTS else kind for t, kind in zip(tokens, types, strict=True))
 
 
-def _array(fields: Fields, key: str, kind: type, count: int | None) -> Sequence[Any]:
+def _array(fields: Fields, key: str, kind: tuple[type, ...], count: int | None) -> Sequence[Any]:
     """The items of a metadata array, which must be of `kind` and, where given, as many as `count`."""
     value = fields.values.get(fields.prefix + key)
     if not isinstance(value, GgufArray):
         raise fields.wrong(key, "is missing" if value is None else "is not an array")
     items = value.read()
     if items and not isinstance(items[0], kind):
-        raise fields.wrong(key, f"holds {type(items[0]).__name__}, not {kind.__name__}")
+        raise fields.wrong(key, f"holds {type(items[0]).__name__}, not {kind[0].__name__}")
     if count is not None and len(items) != count:
         raise fields.wrong(key, f"has {len(items)} items for {count} tokens")
     return items

@@ -8,6 +8,7 @@ from typing import Any
 
 import tokenizers
 
+from edgecore.checkpoint.chat_source import folder_template, optional_json
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.mapping import read_text
 from edgecore.checkpoint.pretokenizers import name_of
@@ -30,7 +31,7 @@ def tokenizer_from_folder(folder: Path, config: Mapping[str, Any], vocab_size: i
     model = spec.section("model") or spec
     if model.text("type", "BPE") != "BPE":
         raise UnsupportedModel(f"{file}: field 'model.type': {model.text('type')!r}", supported="BPE")
-    settings = _settings(folder)
+    settings = optional_json(folder / "tokenizer_config.json")
     try:
         engine = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
@@ -55,18 +56,10 @@ def tokenizer_from_folder(folder: Path, config: Mapping[str, Any], vocab_size: i
             add_bos=settings.flag("add_bos_token", bool(before)) and "bos" in special,
             add_eos=settings.flag("add_eos_token", bool(after)) and "eos" in special,
             add_space_prefix=spm and _prefixes_space(spec),
-            chat_template=_chat_template(folder, settings),
+            chat_template=folder_template(folder),
         ),
         engine,
     )
-
-
-def _settings(folder: Path) -> Fields:
-    return _optional(folder / "tokenizer_config.json")
-
-
-def _optional(file: Path) -> Fields:
-    return Fields(file, parse_json(file, read_text(file, _LARGEST)) if file.is_file() else {})
 
 
 def _tokens(
@@ -94,7 +87,7 @@ def _special(
     folder: Path, config: Mapping[str, Any], settings: Fields, engine: tokenizers.Tokenizer, count: int
 ) -> dict[str, int]:
     """Ids by role: tokenizer_config.json names tokens, else special_tokens_map.json, else config.json gives ids."""
-    sources = (settings, _optional(folder / "special_tokens_map.json"))
+    sources = (settings, optional_json(folder / "special_tokens_map.json"))
     special: dict[str, int] = {}
     for role, key in _ROLES.items():
         for source in sources:
@@ -110,7 +103,7 @@ def _special(
 
 
 def _declared_ends(folder: Path, config: Mapping[str, Any], special: Mapping[str, int]) -> set[int]:
-    generation = _optional(folder / "generation_config.json").values.get("eos_token_id")
+    generation = optional_json(folder / "generation_config.json").values.get("eos_token_id")
     eos = [special["eos"]] if "eos" in special else []
     return {*_ids(generation), *_ids(config.get("eos_token_id")), *eos}
 
@@ -152,15 +145,3 @@ def _parts(part: Any) -> list[Mapping[str, Any]]:
         return []
     inner = [*part.get("normalizers", ()), *part.get("pretokenizers", ())]
     return [part, *(p for p in inner if isinstance(p, Mapping))]
-
-
-def _chat_template(folder: Path, settings: Fields) -> str | None:
-    """chat_template.jinja, else the one in tokenizer_config.json: a text, or named ones of which `default` is meant."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return read_text(file, 1 << 24)
-    value = settings.values.get("chat_template")
-    if isinstance(value, list):
-        named = {t.get("name"): t.get("template") for t in value if isinstance(t, Mapping)}
-        value = named.get("default")
-    return value if isinstance(value, str) else None
