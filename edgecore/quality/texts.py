@@ -8,13 +8,13 @@ from importlib.resources import files
 
 from edgecore.contract.errors import BadRequest
 
-LEVELS = {"short": ("short.txt",), "full": ("short.txt", "more.txt")}
-TOKENS = {"short": 256, "full": 2048}
+LEVELS = {"quick": ("short.txt",), "full": ("short.txt", "more.txt")}
+TOKENS = {"quick": 256, "full": 2048}
 """How many tokens of each text are scored at most. One number for all models keeps positions comparable."""
 
 
-def evaluation_text(level: str = "short") -> tuple[str, str]:
-    """(text, SHA-256 of its UTF-8 bytes, hex) of level `short` or `full`. Raises `BadRequest` for any other."""
+def evaluation_text(level: str = "quick") -> tuple[str, str]:
+    """(text, SHA-256 of its UTF-8 bytes, hex) of level `quick` or `full`. Raises `BadRequest` for any other."""
     if level not in LEVELS:
         raise BadRequest(f"no evaluation text {level!r}", supported=", ".join(LEVELS))
     folder = files("edgecore.quality") / "texts"

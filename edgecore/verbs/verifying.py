@@ -77,9 +77,9 @@ def compare(
 
     Raises `QualityRefused` for what failed its bound or could not be compared, unless `tolerance` keeps it.
     """
-    assessment = judge(backend, artifact, source, precision, "short", progress)
+    assessment = judge(backend, artifact, source, precision, "quick", progress)
     enforce(assessment, artifact, tolerance)
-    return record(backend, artifact, assessment, "short")
+    return record(backend, artifact, assessment, "quick")
 
 
 def judge(
@@ -92,8 +92,9 @@ def judge(
     *,
     device: str | None = None,
     budget: float = BUDGET_SECONDS,
+    against: Path | None = None,
 ) -> Assessment:
-    """Open the artifact on `device` and compare it with its source."""
+    """Open the artifact on `device` and compare it with its source, or with the logits in the file `against`."""
     if artifact.task != "text":
         return Assessment.unverified("tensor models are compared by `edgecore evaluate --inputs`, not here yet")
     if source is None:
