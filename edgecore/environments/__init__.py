@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Any
 from edgecore.environments.commands import install_command, known_plugins
 
 if TYPE_CHECKING:
-    from edgecore.environments.manage import Environment, install, list_environments, remove
+    from edgecore.environments.manage import Environment, find_exporter, install, list_environments, remove
 
-__all__ = ["Environment", "install", "install_command", "known_plugins", "list_environments", "remove"]
+__all__ = [
+    "Environment",
+    "find_exporter",
+    "install",
+    "install_command",
+    "known_plugins",
+    "list_environments",
+    "remove",
+]
 
 
 def __getattr__(name: str) -> Any:
