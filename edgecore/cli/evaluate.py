@@ -71,4 +71,5 @@ def show(assessment: Assessment) -> None:
         click.echo(f"{'pass' if check.passed else 'FAIL'}  {check}")
     for line in assessment.notes:
         note(f"note: {line}")
-    click.echo(f"{assessment.verdict.value}: {'; '.join(assessment.reasons)}")
+    accepted = assessment.verdict.value == "accepted"
+    click.echo("accepted" if accepted else f"{assessment.verdict.value}: {'; '.join(assessment.reasons)}")

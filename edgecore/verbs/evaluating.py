@@ -50,6 +50,7 @@ def evaluate(
             level,
             on_progress,
             device=runnable.device,
+            options=runnable.options,
             budget=math.inf,
             against=against,
         )

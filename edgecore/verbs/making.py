@@ -26,7 +26,7 @@ from edgecore.verbs import verifying
 from edgecore.verbs.targets import Target, choose, locate
 from edgecore.workers import Backend, connect
 
-DEFAULT_PRECISION = PrecisionClass.MEDIUM.value
+DEFAULT_CLASSES = (PrecisionClass.MEDIUM, PrecisionClass.HALF, PrecisionClass.FULL)
 """What build makes when nothing is asked for: 8 bits a weight lose next to nothing on any model."""
 
 
@@ -37,7 +37,7 @@ class Making:
     backend: str | None = None
     """Name, or path of a plugin under development; None takes the only one that fits."""
     precision: str | None = None
-    """Native name or class; None means `DEFAULT_PRECISION`, and 16 bits for convert alone."""
+    """Native name or class; None means 8 bits a weight where the backend has them, and 16 for convert alone."""
     format: str | None = None
     """One of the backend's formats; None takes its first for the task."""
     options: Mapping[str, Value] = field(default_factory=dict)
@@ -60,7 +60,7 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     """Convert and, where the precision is made that way, quantize."""
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target)
-    precision = _select(entry, making.precision or DEFAULT_PRECISION)
+    precision = _select(entry, making.precision or default_precision(entry))
     if target.artifact:
         return _quantize(entry, target.artifact, None, precision, making, on_progress)
     source = _source(target)
@@ -283,6 +283,12 @@ def _options(entry: Entry, given: Mapping[str, Value], verbs: tuple[str, ...]) -
         verb: resolve(manifest.options_of(verb), {k: v for k, v in given.items() if k in names}, verb, entry.name)
         for verb, names in known.items()
     }
+
+
+def default_precision(entry: Entry) -> str:
+    """The first of `DEFAULT_CLASSES` that the backend has, else its first precision."""
+    declared = entry.ready_manifest.precisions
+    return next((c.value for c in DEFAULT_CLASSES if any(p.precision_class is c for p in declared)), declared[0].name)
 
 
 def _select(entry: Entry, asked: str) -> Precision:

@@ -53,7 +53,7 @@ def prepare(
     if artifact is None and not (making.precision or making.max_context or build_options):
         artifact = target.native(manifest)
     if artifact is None:
-        wanted = select(manifest.precisions, making.precision or make.DEFAULT_PRECISION, entry.name).name
+        wanted = select(manifest.precisions, making.precision or make.default_precision(entry), entry.name).name
         say(f"{given}: building {wanted} for {entry.name}, unless it is stored already")
         artifact = make.build(
             given, replace(making, options=build_options, backend=making.backend or entry.name), on_progress

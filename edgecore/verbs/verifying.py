@@ -13,6 +13,8 @@ from edgecore import __version__
 from edgecore.checkpoint import Checkpoint, open_checkpoint
 from edgecore.contract.artifacts import Artifact
 from edgecore.contract.errors import EdgecoreError, QualityRefused
+from edgecore.contract.options import Value
+from edgecore.contract.options import resolve as defaults
 from edgecore.contract.precisions import Precision, select
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.contract.sessions import TextSession
@@ -92,9 +94,11 @@ def judge(
     *,
     device: str | None = None,
     budget: float = BUDGET_SECONDS,
+    options: Mapping[str, Value] | None = None,
     against: Path | None = None,
 ) -> Assessment:
-    """Open the artifact on `device` and compare it with its source, or with the logits in the file `against`."""
+    """Open the artifact on `device` with `options` of `run`, and compare it with its source, or with the logits in the
+    file `against`."""
     if artifact.task != "text":
         return Assessment.unverified("tensor models are compared by `edgecore evaluate --inputs`, not here yet")
     if source is None:
@@ -102,7 +106,11 @@ def judge(
     text, digest = evaluation_text(level)
     manifest = backend.entry.ready_manifest
     with opened(source.path) as reference:
-        session = backend.open(artifact, device=device or manifest.devices[0].name)
+        session = backend.open(
+            artifact,
+            device=device or manifest.devices[0].name,
+            options=options if options is not None else defaults(manifest.options_of("run"), {}, "run", manifest.name),
+        )
         assert isinstance(session, TextSession)
         with session:
             return assess(
