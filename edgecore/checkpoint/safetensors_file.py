@@ -104,6 +104,11 @@ def _whole_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in value)
 
 
+def _is_plain_name(name: str) -> bool:
+    """No path, on any system: it must not lead out of the folder."""
+    return name not in ("", ".", "..") and not any(c in name for c in "/\\:\0")
+
+
 def _read_sharded(folder: Path) -> tuple[dict[str, Tensor], list[mmap.mmap]]:
     index = folder / INDEX
     weight_map = parse_json(index, read_text(index, LONGEST_JSON)).get("weight_map")
@@ -113,7 +118,7 @@ def _read_sharded(folder: Path) -> tuple[dict[str, Tensor], list[mmap.mmap]]:
     mappings: list[mmap.mmap] = []
     shards: dict[str, dict[str, Tensor]] = {}
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not shard or Path(shard).name != shard or "\\" in shard or ":" in shard:
+        if not isinstance(shard, str) or not _is_plain_name(shard):
             raise CorruptModel(f"{index}: field 'weight_map': {shard!r} is not the name of a file in this folder")
         if shard not in shards:
             if not (folder / shard).is_file():

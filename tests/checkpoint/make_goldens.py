@@ -2,7 +2,8 @@
 
 Needs torch and transformers, which nothing else here does, so it runs in an environment of its own, by hand:
 
-    python -m venv goldens && goldens/bin/pip install torch==2.13.0 transformers==5.23.0 ml_dtypes safetensors tokenizers
+    python -m venv goldens
+    goldens/bin/pip install torch==2.13.0 transformers==5.23.0 ml_dtypes safetensors tokenizers
     PYTHONPATH=tests goldens/bin/python tests/checkpoint/make_goldens.py
 
 Weights come from a seed, and checkpoints are committed beside their goldens, so a run shows whether anything changed.
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+
 from support.tiny import tiny_llama
 
 HERE = Path(__file__).parent / "goldens"
@@ -53,9 +55,8 @@ def main() -> None:
             logits = model(ids).logits[0].numpy()
             greedy = model.generate(ids[:, :8], max_new_tokens=16, do_sample=False, eos_token_id=None, pad_token_id=0)
         np.savez(folder / "golden.npz", tokens=tokens, logits=logits, greedy=greedy[0, 8:].numpy())
-        print(
-            f"{name:28} standard deviation {logits.std():.2f}, distinct greedy tokens {len(set(greedy[0, 8:].tolist()))}"
-        )
+        distinct = len(set(greedy[0, 8:].tolist()))
+        print(f"{name:28} standard deviation {logits.std():.2f}, {distinct} distinct greedy tokens")
 
 
 def add_biases(folder: Path, seed: int) -> None:

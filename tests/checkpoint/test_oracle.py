@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tiny import tiny_llama
 
 from edgecore.checkpoint import Oracle, open_checkpoint
 from edgecore.contract.errors import BadRequest, DoesNotFit
+
+from support.tiny import tiny_llama
 
 GOLDENS = sorted(path.parent for path in (Path(__file__).parent / "goldens").glob("*/golden.npz"))
 TOLERANCE = 1e-4
