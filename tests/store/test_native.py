@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gguf
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from edgecore.contract.errors import CorruptModel
 from edgecore.contract.manifest import Manifest, parse
 from edgecore.store import native_artifact
+
+from support.models import write_gguf, write_onnx
 
 
 @pytest.fixture(scope="module")
@@ -29,34 +27,6 @@ def manifest() -> Manifest:
         "runtime": {"distribution": "x"}, "formats": formats, "capabilities": {},
     }  # fmt: skip
     return parse(data, "test")
-
-
-def write_gguf(path: Path, file_type: int | None = gguf.LlamaFileType.MOSTLY_Q8_0) -> Path:
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(2048)
-    if file_type is not None:
-        writer.add_file_type(file_type)
-    writer.add_token_list(["a", "b"])
-    writer.add_tensor("token_embd.weight", np.zeros((2, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def write_onnx(path: Path, external: bool = False) -> Path:
-    weight = helper.make_tensor("w", TensorProto.FLOAT16, (64, 64), np.ones((64, 64), np.float16).tobytes(), raw=True)
-    count = helper.make_tensor("n", TensorProto.INT64, (2,), [1, 2])
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, (1, 64))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, (1, 64))],
-        [weight, count],
-    )
-    onnx.save(helper.make_model(graph), path, save_as_external_data=external, location="w.data", size_threshold=1000)
-    return path
 
 
 def test_a_gguf_file_is_described_from_its_header_whatever_it_is_called(tmp_path: Path, manifest: Manifest) -> None:

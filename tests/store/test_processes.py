@@ -14,6 +14,7 @@ import pytest
 
 from edgecore.contract.errors import BadRequest
 from edgecore.store import Store
+
 from support.storing import publish
 
 BUILDER = """

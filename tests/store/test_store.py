@@ -22,6 +22,7 @@ from edgecore.contract.errors import (
     UnsupportedModel,
 )
 from edgecore.store import Store, home, request_id
+
 from support.storing import described, publish
 
 

@@ -1,0 +1,36 @@
+"""No test here may meet the user's package index, hub or credentials: each gets servers and settings of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.serving import Site, serving
+
+_SETTINGS = (
+    "PIP_", "UV_", "HF_", "HUGGING_FACE_", "NETRC", "XDG_CONFIG_",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty user's home; pip reads one file in it, which tests write. Answers that file."""
+    home = tmp_path_factory.mktemp("user")
+    for name in list(os.environ):
+        if name.startswith(_SETTINGS):
+            monkeypatch.delenv(name)
+    config = home / "pip.conf"
+    config.write_text("")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    return config
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as running:
+        yield running
