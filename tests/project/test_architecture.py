@@ -110,8 +110,8 @@ def test_what_a_distribution_imports_it_also_declares(folder: Path) -> None:
             top = name.split(".")[0]
             if top in sys.stdlib_module_names or top == DISTRIBUTIONS[folder].name or top in BROUGHT_ALONG:
                 continue
-            owners = {normal(owner) for owner in provides.get(top, [])}
-            assert owners & declared, f"{path.name} imports {top}, of {owners or 'nothing installed'}, undeclared"
+            owners = {normal(owner) for owner in provides.get(top, [top])}
+            assert owners & declared, f"{path.name} imports {top}, of {sorted(owners)}, undeclared"
 
 
 BROUGHT_ALONG = {"google"}

