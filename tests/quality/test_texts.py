@@ -1,0 +1,60 @@
+"""The evaluation texts are part of every figure, so they must not change unnoticed."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgecore.contract.errors import BadRequest
+from edgecore.quality import evaluation_text
+from edgecore.quality.bounds import bounds, compute_class
+from edgecore.quality.texts import TOKENS, token_limit
+
+DIGESTS = {
+    "quick": "4968db2b5244c57aa86e3114b5866a03acbcbaba8ac3b000643bdd6f89c48951",
+    "full": "7e53e8d1be4fabd69d68b600042db29274a75ffa32debb9a281b5ba0306a6c03",
+}
+
+
+@pytest.mark.parametrize("level", ["quick", "full"])
+def test_a_text_has_its_digest(level: str) -> None:
+    """If you meant to change a text: derive the bounds again, and say so where figures are compared with older ones."""
+    assert evaluation_text(level)[1] == DIGESTS[level]
+
+
+def test_the_full_text_begins_with_the_short_one_and_is_long_enough() -> None:
+    short, full = evaluation_text("quick")[0], evaluation_text("full")[0]
+    assert full.startswith(short)
+    assert len(short.split()) > TOKENS["quick"] * 0.7
+    assert len(full.split()) > TOKENS["full"] * 0.7
+
+
+def test_another_level_is_refused_and_another_text_is_scored_as_long_as_the_full_one() -> None:
+    with pytest.raises(BadRequest, match="'medium'"):
+        evaluation_text("medium")
+    assert token_limit(evaluation_text("quick")[1]) == 256
+    assert token_limit("somebody's own") == 2048
+
+
+@pytest.mark.parametrize(
+    ("stated", "bits", "expected"),
+    [
+        ("f32", 16, "f32"),
+        ("float16", 4, "f16"),
+        ("bf16", 32, "bf16"),
+        ("f32 accumulation, q8_0 activations", 4, "int8"),
+        ("f16 weights, bf16 compute", 16, "bf16"),
+        ("", 4, "int8"),
+        ("", 16, "bf16"),
+        ("", 32, "f32"),
+        ("", None, "int8"),
+    ],
+)
+def test_the_coarsest_compute_that_a_backend_states_decides(stated: str, bits: float | None, expected: str) -> None:
+    assert compute_class(stated, bits)[0] == expected
+
+
+def test_bounds_grow_with_the_coarseness_of_the_arithmetic() -> None:
+    kernels = bounds().kernels
+    assert kernels["f32"] <= kernels["f16"] <= kernels["bf16"] < kernels["int8"] < 0.1
+    assert 1 < bounds().file_multiple <= 4
+    assert 0 < bounds().garbage_share < 1
