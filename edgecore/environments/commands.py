@@ -92,7 +92,7 @@ def _local(distribution: str) -> Path | None:
         places = {"edgecore": folder, "edgecore-conformance": folder / "conformance"}
         found = places.get(distribution, folder / "plugins" / distribution)
         return found if _is_project(found) else None
-    core = _core().path
+    core = core_origin().path
     if core and core.suffix == ".whl":
         stem = re.sub(r"[-.]+", "_", distribution)
         return next(iter(sorted(core.parent.glob(f"{stem}-[0-9]*.whl"), reverse=True)), None)
@@ -100,11 +100,12 @@ def _local(distribution: str) -> Path | None:
 
 
 def _clone() -> Path | None:
-    path = _core().path
+    path = core_origin().path
     return path if path and _is_project(path) else None
 
 
-def _core() -> Origin:
+def core_origin() -> Origin:
+    """Where this edgecore came from."""
     from importlib.metadata import PackageNotFoundError
 
     try:

@@ -65,6 +65,18 @@ def scan() -> Discovery:
     return Discovery(tuple(sorted(judged, key=lambda e: e.name)), groups[COMMANDS_GROUP], groups[WRAPPERS_GROUP])
 
 
+def scan_environment(python: str, site: tuple[str, ...]) -> tuple[Entry, ...]:
+    """The plugins of another interpreter, whose packages lie in `site`."""
+    place = _Place(python, "environment", site)
+    installed = _installed(place)
+    return tuple(
+        _entry(point.name, point.value, distribution, place, installed)
+        for distribution in installed.values()
+        for point in distribution.entry_points
+        if point.group == ENTRY_POINT_GROUP
+    )
+
+
 def scan_folder(folder: Path) -> Entry:
     """The plugin under development in `folder`: the package itself, or the project that holds it, flat or under
     src/."""
@@ -87,7 +99,7 @@ def _environments() -> Iterable[_Place]:
             if not data["export"]:
                 yield _Place(str(data["python"]), "environment", tuple(map(str, data["site"])))
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # `edgecore plugin list` names a damaged record; discovery goes on without it.
+            continue  # A damaged record: as good as no environment.
 
 
 def _installed(place: _Place) -> dict[str, Distribution]:

@@ -123,7 +123,6 @@ def _cannot_import(backend: str, module: str, error: ImportError) -> EdgecoreErr
 def _mend(backend: str) -> str:
     from edgecore.environments import install_command
 
-    prefix = Path(sys.prefix)
-    if (prefix.parent / "environment.json").exists():
+    if (Path(sys.prefix) / "environment.json").is_file():
         return f"edgecore plugin install {backend}"
     return install_command(backend, upgrade=True)
