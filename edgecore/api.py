@@ -90,7 +90,7 @@ def evaluate(model: Model, *, level: str = "full", on_progress: Progress = no_pr
     """Compare an artifact with its reference and record the evidence. `level` is `quick` or `full`."""
     from edgecore.verbs.evaluating import evaluate as verb
 
-    return verb(_given(model), _making(how), level=level, on_progress=on_progress)
+    return verb(_given(model), _making(how), level=level, on_progress=on_progress).assessment
 
 
 def benchmark(models: Sequence[Model], *, on_progress: Progress = no_progress, **how: Any) -> Comparison:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from edgecore.cli import options as shared
@@ -21,7 +23,7 @@ def list_(as_json: bool) -> None:
     from edgecore.verbs.verifying import quality_of
 
     store = Store()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for artifact in store.list():
         assessment = quality_of(store, artifact)
         source = str(artifact.chain[0].get("spec", "")) if artifact.chain else ""

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--level", type=click.Choice(["quick", "full"]), default="full", show_default=True, help="Length of text.")
+@click.option(
+    "--level", type=click.Choice(["quick", "full"]), default="full", show_default=True, help="Length of text."
+)
 @click.option(
     "--against",
     type=click.Path(path_type=Path),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any, TextIO
 
 import click
 
@@ -51,7 +51,7 @@ class Bars:
     Use as a context manager and pass it as `on_progress`. With `quiet` (`--json`) it prints nothing.
     """
 
-    def __init__(self, quiet: bool = False, stream: IO[str] | None = None) -> None:
+    def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._quiet = quiet
         self._stage = ""
@@ -63,7 +63,7 @@ class Bars:
         if self._quiet:
             return
         if stage != self._stage:
-            self._end()
+            self.finish()
             self._stage, self._since, self._told = stage, time.monotonic(), False
         if time.monotonic() - self._since < 1.0 and self._bar is None:
             return
@@ -78,20 +78,22 @@ class Bars:
         self._bar.length = max(total, 1)
         self._bar.update(max(done - self._bar.pos, 0))
 
-    def _end(self) -> None:
+    def finish(self) -> None:
+        """End the running stage, before something else is printed."""
         if self._bar is not None:
             self._bar.update(max((self._bar.length or 0) - self._bar.pos, 0))
             self._bar.render_finish()
             self._bar = None
         elif self._told:
             click.echo(f"{self._stage}: {time.monotonic() - self._since:.1f} s", file=self._stream)
+        self._stage, self._told = "", False
 
     def __enter__(self) -> Bars:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._end()
+            self.finish()
         elif self._bar is not None:
             # After a failure the bar stays where it was: it did not reach its end.
             self._bar.render_finish()

@@ -20,7 +20,7 @@ from typing import Any
 from edgecore.contract.artifacts import Artifact
 from edgecore.contract.errors import BadRequest
 from edgecore.contract.measurement import Samples, Workload
-from edgecore.contract.options import Value
+from edgecore.contract.options import Value, resolve
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.measure.bandwidth import memory_bandwidth
 from edgecore.measure.clock import Visit, all_disagree, implausible
@@ -48,7 +48,7 @@ class Arm:
     artifact: Artifact
     device: str
     options: Mapping[str, Value] = field(default_factory=dict)
-    """Those of `run`, complete."""
+    """Those of `run`; what is left out has its declared default."""
     label: str = ""
     """Unique among the arms; empty means the artifact's precision."""
 
@@ -124,6 +124,7 @@ class _Run:
         self._backend = stack.enter_context(connect(arm.backend))
         self._watch = stack.enter_context(MemoryWatch(self._backend.pid, period=0.05))
         self._first_load = float("nan")
+        self._options = _complete(arm)
         self.visits: list[Visit] = []
         self.void = ""
 
@@ -151,9 +152,9 @@ class _Run:
             artifact=arm.artifact,
             device=arm.device,
             workload=workload,
-            options=dict(arm.options),
+            options=self._options,
             deadline=self._deadline,
-            on_progress=progress.visit(arm.name),
+            on_progress=progress.visit(),
         )
         return Visit(workload, samples, perf_counter() - start)
 
@@ -260,6 +261,11 @@ def _ratios(run: _Run, first: _Run, label: str) -> Iterator[Ratio]:
             yield Ratio(label, first.arm.name, what, over)
 
 
+def _complete(arm: Arm) -> dict[str, Value]:
+    manifest = arm.backend.manifest
+    return resolve(manifest.options_of("run"), arm.options, "run", arm.backend.name) if manifest else dict(arm.options)
+
+
 def _interval(values: Sequence[float]) -> Interval | None:
     return median_interval(values) if values else None
 
@@ -286,13 +292,13 @@ class _Overall:
     def __init__(self, progress: Progress, visits: int) -> None:
         self._progress, self._total, self._done = progress, visits, 0
 
-    def visit(self, label: str) -> Progress:
+    def visit(self) -> Progress:
         """The progress of one more visit."""
         before, self._done = self._done, min(self._done + 1, self._total - 1)
 
         def report(done: int, total: int, stage: str = "") -> None:
             within = 1000 * before + 1000 * done // max(1, total)
-            self._progress(min(within, 1000 * self._total), 1000 * self._total, f"measuring {label}")
+            self._progress(min(within, 1000 * self._total), 1000 * self._total, "measuring")
 
         report(0, 1)
         return report

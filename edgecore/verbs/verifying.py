@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +17,9 @@ from edgecore.contract.options import resolve as defaults
 from edgecore.contract.precisions import Precision, select
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.contract.sessions import TextSession
+from edgecore.machine import facts
 from edgecore.quality import Assessment, Verdict, assess, evaluation_text
+from edgecore.registry import Entry
 from edgecore.sources import Source, resolve
 from edgecore.store import Store
 from edgecore.workers import Backend
@@ -148,20 +149,28 @@ def recheck(store: Store, artifact: Artifact, tolerance: Tolerance) -> None:
 
 
 def record(backend: Backend, artifact: Artifact, assessment: Assessment, level: str) -> dict[str, Any]:
-    """Evidence: how it compares, by which tools, on what machine, when. No user or host name."""
-    entry = backend.entry
+    """Evidence: how it compares."""
+    found = {"kind": "quality", "level": level, "assessment": assessment.to_dict()}
+    return {**header(backend.entry, artifact), **found}
+
+
+def header(entry: Entry, artifact: Artifact) -> dict[str, Any]:
+    """What every evidence record says: of which artifact, when, by which tools, where. No user or host name."""
+    machine = facts()
     return {
-        "kind": "quality",
-        "level": level,
+        "artifact": artifact.id,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"system": platform.system(), "machine": platform.machine()},
+        "machine": {
+            "system": machine.system,
+            "architecture": machine.architecture,
+            "chip": machine.chip,
+            "threads": machine.threads,
+        },
         "tools": {
             "edgecore": __version__,
             entry.ready_manifest.distribution: entry.version,
             entry.ready_manifest.runtime.distribution: entry.runtime_version,
         },
-        "artifact": artifact.id,
-        "assessment": assessment.to_dict(),
     }
 
 
