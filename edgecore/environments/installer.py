@@ -40,7 +40,9 @@ class Installer:
             words.append("--no-deps")
         if self._uv:
             flags, variables = _index_for_uv()
-            self._run([self._uv, "pip", "install", "--no-sources", *flags, "--python", str(self.python), *words], variables)
+            self._run(
+                [self._uv, "pip", "install", "--no-sources", *flags, "--python", str(self.python), *words], variables
+            )
         else:
             self._run([str(self.python), "-I", "-m", "pip", "install", "--no-input", *words])
 
@@ -93,8 +95,8 @@ def _find_uv() -> str | None:
 
 
 def _index_for_uv() -> tuple[list[str], dict[str, str]]:
-    """Flags and variables: uv does not read pip's configuration, and its users expect one. In variables, because URLs may carry
-    passwords."""
+    """Flags and variables: uv does not read pip's configuration, and its users expect one. In variables, because URLs
+    may carry passwords."""
     from edgecore.sources.package_index import read_configuration
 
     found = read_configuration()

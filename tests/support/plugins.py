@@ -173,8 +173,8 @@ def edgecore_weights(artifact):
 def write_plugin(
     folder: Path, name: str = "toy", *, hooks: str = "", extra: str = TOY, manifest: str = "", contract: str = "1.0"
 ) -> Path:
-    """A plugin under development: the folder can be named by path. `hooks` follows `extra` in its hooks module, so that it
-    may replace what the toy does."""
+    """A plugin under development: the folder can be named by path. `hooks` follows `extra` in its hooks module, so that
+    it may replace what the toy does."""
     package = folder / f"edgecore_{name}"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
