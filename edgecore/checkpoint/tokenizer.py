@@ -191,16 +191,17 @@ def load_tokenizer(path: Path, source_format: str, metadata: Mapping[str, Any], 
 
 END_TEXTS = frozenset({
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>",
-    "<|end_of_text|>", "<EOT>", "_<EOT>", "<end_of_utterance>", "<｜end▁of▁sentence｜>",
+    "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "</s>", "<eos>", "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>", "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>",
+    "<REPO>", "<reponame>", "<|file_sep|>",
 })  # fmt: skip
 """Tokens that end a generation by their text alone, as llama.cpp has it: models often declare only one of theirs."""
 
 
 def end_ids(tokens: Sequence[str], types: Sequence[TokenType], declared: set[int]) -> frozenset[int]:
-    """`declared` and the control tokens whose text says so."""
-    return frozenset(declared) | {
-        i for i, t in enumerate(tokens) if t in END_TEXTS and types[i] is not TokenType.NORMAL
-    }
+    """`declared`, and the special tokens whose text says so. (llama.cpp believes the text of normal tokens too.)"""
+    special = (TokenType.CONTROL, TokenType.USER_DEFINED)
+    return frozenset(declared) | {i for i, t in enumerate(tokens) if t in END_TEXTS and types[i] in special}
 
 
 def _token_bytes(to_bytes: Any, text: str, kind: TokenType) -> bytes:

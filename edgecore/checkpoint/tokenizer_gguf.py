@@ -12,7 +12,7 @@ from tokenizers import AddedToken, models, normalizers
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.gguf_file import GgufArray
 from edgecore.checkpoint.pretokenizers import PRE_TOKENIZERS, SYNONYMS
-from edgecore.checkpoint.tokenizer import END_TEXTS, Tokenizer, TokenType, Vocabulary, end_ids
+from edgecore.checkpoint.tokenizer import Tokenizer, TokenType, Vocabulary, end_ids
 from edgecore.contract.errors import UnsupportedModel
 
 _ROLES = {
@@ -40,7 +40,7 @@ def tokenizer_from_gguf(file: Path, metadata: Mapping[str, Any], vocab_size: int
         )
     spm = model == "llama"
     tokens = _tokens(fields)
-    types = _types(fields, tokens)
+    types = _types(fields, len(tokens))
     scores = tuple(map(float, _array(fields, "scores", (float, int), len(tokens)))) if spm else ()
     if vocab_size is not None:
         if len(tokens) > vocab_size:
@@ -87,12 +87,11 @@ def _tokens(fields: Fields) -> tuple[str, ...]:
     return tokens
 
 
-def _types(fields: Fields, tokens: Sequence[str]) -> tuple[TokenType, ...]:
-    """Tokens that end a generation by their text are control tokens whatever the file says, as in llama.cpp."""
+def _types(fields: Fields, count: int) -> tuple[TokenType, ...]:
+    if not fields.has("token_type"):
+        return (TokenType.NORMAL,) * count
     known = {int(t): t for t in TokenType}
-    numbers = _array(fields, "token_type", (int,), len(tokens)) if fields.has("token_type") else [1] * len(tokens)
-    types = [known.get(number, TokenType.UNUSED) for number in numbers]
-    return tuple(TokenType.CONTROL if t in END_TEXTS else kind for t, kind in zip(tokens, types, strict=True))
+    return tuple(known.get(number, TokenType.UNUSED) for number in _array(fields, "token_type", (int,), count))
 
 
 def _array(fields: Fields, key: str, kind: tuple[type, ...], count: int | None) -> Sequence[Any]:
