@@ -43,7 +43,7 @@ class Download:
     """`the package index`, `the hub`: who gave the digests and is to be asked."""
     digests: Mapping[str, str]
     """Algorithm -> hex digest; may be empty. `git-sha1` is what git names a blob by."""
-    transport_error: type[Exception]
+    request_error: type[Exception]
     """What the client raises when the connection fails."""
 
 
@@ -87,7 +87,7 @@ def _fetch(client: Http, wanted: Download, partial: Path, progress: Progress) ->
             if _attempt(client, wanted, partial, have, validator, progress):
                 return
             reason = "the server closed the connection"
-        except (wanted.transport_error, _Retry) as error:
+        except (wanted.request_error, _Retry) as error:
             reason = str(error) or type(error).__name__
         now = partial.stat().st_size if partial.exists() else 0
         failures = 0 if now > have else failures + 1

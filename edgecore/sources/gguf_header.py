@@ -20,6 +20,7 @@ from edgecore.contract.errors import CorruptModel, UnsupportedModel
 MAGIC = b"GGUF"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_MOST_DIMENSIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class GgufHeader:
 
     @property
     def context_length(self) -> int:
-        return int(self.metadata.get(f"{self.architecture}.context_length", 0))
+        length = self.metadata.get(f"{self.architecture}.context_length")
+        return length if isinstance(length, int) else 0
 
     @property
     def precision(self) -> str:
@@ -47,7 +49,7 @@ class GgufHeader:
         from gguf import LlamaFileType
 
         try:
-            name = LlamaFileType(int(self.metadata["general.file_type"])).name
+            name = LlamaFileType(self.metadata["general.file_type"]).name
         except (KeyError, ValueError):
             return ""
         return name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
@@ -81,10 +83,10 @@ def _read(cursor: _Cursor, path: Path) -> GgufHeader:
         value = cursor.value(cursor.number("I", key), key)
         if value is not None:
             metadata[key] = value
-    return _extent(cursor, tensors, metadata)
+    return _extent(cursor, path, tensors, metadata)
 
 
-def _extent(cursor: _Cursor, tensors: int, metadata: Mapping[str, Any]) -> GgufHeader:
+def _extent(cursor: _Cursor, path: Path, tensors: int, metadata: Mapping[str, Any]) -> GgufHeader:
     from gguf import GGML_QUANT_SIZES
 
     sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
@@ -93,14 +95,19 @@ def _extent(cursor: _Cursor, tensors: int, metadata: Mapping[str, Any]) -> GgufH
     for i in range(tensors):
         name = cursor.string(f"tensor name {i}")
         elements = 1
-        for _ in range(cursor.number("I", name)):
+        dimensions = cursor.number("I", name)
+        if dimensions > _MOST_DIMENSIONS:
+            raise CorruptModel(f"{path}: tensor {name!r} has {dimensions} dimensions")
+        for _ in range(dimensions):
             elements *= cursor.number("Q", name)
         kind, offset = cursor.number("I", name), cursor.number("Q", name)
         block, width = sizes.get(kind, (1, 0))
         known = known and kind in sizes
         by_type[kind] += elements // block * width
         end = max(end, offset + elements // block * width)
-    alignment = int(metadata.get("general.alignment", 32)) or 32
+    alignment = metadata.get("general.alignment", 32)
+    if not (isinstance(alignment, int) and 0 < alignment <= 1 << 20):
+        raise CorruptModel(f"{path}: general.alignment is {alignment!r}")
     start = -(-cursor.at // alignment) * alignment
     return GgufHeader(metadata, dict(by_type) if known else {}, start + end if tensors else cursor.at)
 

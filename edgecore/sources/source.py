@@ -73,7 +73,8 @@ def model_files(path: Path, kind: str) -> list[Path]:
 
 def is_folder_file(name: str) -> bool:
     """Whether a file of a Hugging Face folder is one that is read here."""
-    return any(fnmatch(name, pattern) for pattern in FOLDER_FILES)
+    # macOS leaves `._NAME` beside each NAME on foreign disks.
+    return name[0] != "." and any(fnmatch(name, pattern) for pattern in FOLDER_FILES)
 
 
 def file_digest(path: Path, progress: Progress = no_progress) -> str:

@@ -1,4 +1,4 @@
-"""No test here may meet the user's package index, hub or credentials: each gets servers and settings of its own."""
+"""Servers and settings are each test's own: only what is marked `network` meets the user's package index."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ _SETTINGS = (
 
 
 @pytest.fixture(autouse=True)
-def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_settings(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """An empty user's home; pip reads one file in it, which tests write. Answers that file."""
     home = tmp_path_factory.mktemp("user")
+    if request.node.get_closest_marker("network"):
+        return home / "pip.conf"
     for name in list(os.environ):
         if name.startswith(_SETTINGS):
             monkeypatch.delenv(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
 from edgecore.contract.errors import BadRequest, CorruptModel, EdgecoreError, ModelNotFound, UnsupportedModel
@@ -190,3 +192,25 @@ def test_a_missing_path_that_looks_like_a_repository_says_how_to_name_one() -> N
     with pytest.raises(ModelNotFound) as error:
         resolve("org/name")
     assert error.value.hint == "hf:org/name for the repository of that name"
+
+
+@pytest.mark.parametrize("kind", ["gguf", "onnx", "safetensors"])
+def test_whatever_is_wrong_with_a_file_the_complaint_is_typed(tmp_path: Path, kind: str) -> None:
+    if kind == "safetensors":
+        path = tiny_llama(tmp_path / "tiny") / "model.safetensors"
+    else:
+        path = (write_gguf if kind == "gguf" else write_onnx)(tmp_path / f"m.{kind}")
+    whole, random = path.read_bytes(), np.random.default_rng(7)
+    for _ in range(300):
+        data = bytearray(whole)
+        for at in random.integers(0, 400, random.integers(1, 6)):
+            data[at] = random.integers(0, 256)
+        path.write_bytes(data[: len(data) - int(random.integers(0, 3))])
+        with contextlib.suppress(EdgecoreError):
+            resolve(str(path.parent if kind == "safetensors" else path))
+
+
+def test_a_folder_from_a_mac_s_usb_stick_is_read_without_the_mac_s_own_files(folder: Path) -> None:
+    before = resolve(str(folder)).digest
+    (folder / "._model-00001-of-00002.safetensors").write_bytes(b"Mac OS X")
+    assert resolve(str(folder)).digest == before
