@@ -167,7 +167,7 @@ def watch(label, command, log):
                 line = lines.get(timeout=1)
                 if line:
                     log.write(line)
-                    newest = line.strip() or newest
+                    newest = newest if line.startswith("WARNING") else line.strip() or newest
             except queue.Empty:
                 pass
             elapsed = time.monotonic() - start

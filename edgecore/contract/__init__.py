@@ -97,6 +97,7 @@ __all__ = [
     "Workload",
     "hookimpl",
     "no_progress",
+    "watch_growth",
 ]
 
 
