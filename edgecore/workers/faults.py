@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
+
+import pluggy
 
 from edgecore.contract import errors
 from edgecore.contract.errors import DoesNotFit, EdgecoreError, PluginFault
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _SHOWN_FRAMES = 3
+_MACHINERY = (os.path.dirname(pluggy.__file__), os.path.dirname(__file__))
+"""Frames of these folders tell an author nothing."""
 
 
 def as_error(error: BaseException, backend: str, doing: str) -> EdgecoreError:
@@ -22,8 +27,8 @@ def as_error(error: BaseException, backend: str, doing: str) -> EdgecoreError:
     if isinstance(error, OSError) and error.errno in _FULL:
         where = f" while writing {error.filename}" if error.filename else ""
         return DoesNotFit(f"the disk is full, or a file grew beyond its limit{where}: {error.strerror}")
-    frames = traceback.extract_tb(error.__traceback__)[-_SHOWN_FRAMES:]
-    trail = "".join(f"\n    at {f.filename}:{f.lineno} in {f.name}: {f.line}" for f in frames)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_MACHINERY)]
+    trail = "".join(f"\n    at {f.filename}:{f.lineno} in {f.name}: {f.line}" for f in frames[-_SHOWN_FRAMES:])
     name, text = type(error).__name__, str(error)
     return PluginFault(f"backend {backend!r} failed in {doing}: {name}{': ' if text else ''}{text}{trail}")
 

@@ -1,0 +1,421 @@
+"""Hooks and sessions through a worker answer what they answer in this process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import psutil
+import pytest
+
+from edgecore import registry
+from edgecore.contract.errors import (
+    BackendUnavailable,
+    BadRequest,
+    Cancelled,
+    CannotDo,
+    DoesNotFit,
+    PluginFault,
+    UnsupportedModel,
+)
+from edgecore.contract.hookspecs import ConvertLimits
+from edgecore.contract.measurement import Workload
+from edgecore.contract.sampling import GREEDY, Sampling
+from edgecore.contract.sessions import TensorSession, TextSession
+from edgecore.workers import Backend, connect
+
+from support.plugins import install_plugin, toy_artifact, write_metadata, write_plugin
+
+Connect = Callable[..., Backend]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Iterator[Connect]:
+    """Connects to a toy whose hooks module ends with the given source."""
+    opened: list[Backend] = []
+
+    def start(hooks: str = "", **how: Any) -> Backend:
+        folder = write_plugin(tmp_path / f"plugin{len(opened)}", f"toy{uuid.uuid4().hex[:8]}", hooks=hooks)
+        opened.append(connect(registry.find(folder), **how))
+        return opened[-1]
+
+    yield start
+    for backend in opened:
+        backend.close()
+
+
+def text(backend: Backend, folder: Path, **options: Any) -> TextSession:
+    session = backend.open(toy_artifact(folder), device="cpu", options=options)
+    assert isinstance(session, TextSession)
+    return session
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_every_hook_answers_the_contracts_own_types(plugin: Connect, tmp_path: Path, isolated: bool) -> None:
+    backend = plugin(isolated=isolated)
+    assert (backend.pid == os.getpid()) is not isolated
+    probe = backend.probe(deadline=30)
+    assert [d.available for d in probe.devices] == [True, False]
+    assert probe.versions["numpy"] == np.__version__
+    (tmp_path / "source").write_bytes(b"abc")
+    (tmp_path / "out").mkdir()
+    seen: list[tuple[int, int, str]] = []
+    made = backend.convert(
+        source=tmp_path / "source", out=tmp_path / "out", format="toy", precision="f16",
+        limits=ConvertLimits(max_context=99), on_progress=lambda *report: seen.append(report),
+    )  # fmt: skip
+    assert made.notes == ("max_context 99",)
+    assert made.files[0].role == "model"
+    assert (tmp_path / "out" / "model.toy").read_bytes() == b"abc"
+    assert seen[0] == (0, 4, "converting")
+    assert seen[-1] == (4, 4, "converting")
+    samples = backend.benchmark(
+        artifact=toy_artifact(tmp_path / "a"), device="cpu", workload=Workload((1, 2, 3), decode=4, repetitions=2)
+    )
+    assert not samples.native_loop
+    assert [len(r.steps) for r in samples.repetitions] == [4, 4]
+    assert samples.load > 0
+    weights = backend.weights(toy_artifact(tmp_path / "a"))
+    assert weights is not None
+    assert list(weights) == ["a", "b"]
+    assert weights["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(KeyError):
+        weights["c"]
+    with pytest.raises(CannotDo, match="cannot quantize") as caught:
+        backend.quantize(artifact=toy_artifact(tmp_path / "a"), out=tmp_path, precision="f16")
+    assert "convert" in caught.value.supported
+    assert not backend.has_hook("quantize")
+    assert backend.has_hook("convert")
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_text_session_is_whole(plugin: Connect, tmp_path: Path, isolated: bool) -> None:
+    session = text(plugin(isolated=isolated), tmp_path / "a")
+    assert session.tokenize("hé") == [104, 195, 169]
+    assert session.detokenize([104, 195, 169]) == "hé"
+    assert session.token_bytes(195) == session.token_bytes(195) == b"\xc3"
+    assert session.apply_chat([{"role": "user", "content": "x"}]) == "<user>x"
+    assert (session.context_length, session.vocab_size, session.eos_ids) == (4096, 256, frozenset({0}))
+    assert session.placement.share("cpu") == 1
+    assert session.conditions == {"device": "cpu", "threads": "1"}
+    context = session.context()
+    assert context is session.context()
+    logits = context.prefill([1, 2])
+    assert logits.dtype == np.float32
+    assert logits.shape == (256,)
+    assert np.argmax(context.step(9)) == 10
+    assert list(context.tokens) == [1, 2, 9]
+    context.rewind(2)
+    assert (context.position, list(context.tokens)) == (1, [1])
+    with pytest.raises(BadRequest, match="fewer"):
+        context.rewind(9)
+    context.reset()
+    assert context.position == 0
+    rows = np.concatenate(list(session.score(list(range(10)))))
+    assert np.argmax(rows, axis=1).tolist() == list(range(1, 11))
+    pieces = list(session.generate([ord("a")], max_tokens=4, sampling=GREEDY, stop=["e"]))
+    assert "".join(p.text for p in pieces) == "bcd"
+    assert pieces[-1].finish == "stop"
+    with pytest.raises(DoesNotFit):
+        session.generate([1] * 4096, max_tokens=1)
+    assert [p.token for p in session.generate([253], sampling=GREEDY)][-1] == 0
+    seeded = [[p.token for p in session.generate([7], max_tokens=9, sampling=Sampling(9.0, seed=3))] for _ in "ab"]
+    assert seeded[0] == seeded[1]
+    session.close()
+    session.close()
+
+
+def test_a_closed_session_says_so(plugin: Connect, tmp_path: Path) -> None:
+    session = text(plugin(), tmp_path / "a")
+    session.close()
+    for call in (lambda: session.tokenize("x"), lambda: session.generate([1]), lambda: session.score([1])):
+        with pytest.raises(BadRequest, match="closed"):
+            call()
+
+
+def test_closing_an_owned_session_ends_its_worker(plugin: Connect, tmp_path: Path) -> None:
+    backend = plugin()
+    session = backend.open(toy_artifact(tmp_path / "a"), device="cpu", owned=True)
+    session.close()
+    assert not psutil.pid_exists(backend.pid)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["float32", "int64", "uint8", "bool", "float16", ">f4", "<U3", "bfloat16", "float8_e4m3fn", "int4", "complex64"],
+)
+@pytest.mark.parametrize("shape", [(3, 5), (), (0, 4), (300, 400)])
+def test_arrays_of_every_type_and_shape_come_back_as_they_went(
+    echo: TensorSession, dtype: str, shape: tuple[int, ...]
+) -> None:
+    kind = np.dtype(getattr(ml_dtypes, dtype)) if hasattr(ml_dtypes, dtype) else np.dtype(dtype)
+    sent = (np.arange(int(np.prod(shape)), dtype=np.int64) % 7).astype(kind).reshape(shape)
+    got = echo({"x": sent})["x"]
+    assert got.dtype == sent.dtype
+    assert got.shape == shape
+    assert got.tobytes() == sent.tobytes()
+    assert got.flags.writeable
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorSession]:
+    folder = tmp_path_factory.mktemp("echo")
+    write_plugin(folder / "p", "echo", hooks=ECHO)
+    with connect(registry.find(folder / "p")) as backend:
+        session = backend.open(toy_artifact(folder / "a", "tensor"), device="cpu")
+        assert isinstance(session, TensorSession)
+        yield session
+
+
+ECHO = """
+class Echo(Doubler):
+    def __call__(self, feeds):
+        return dict(feeds)
+
+@hookimpl
+def edgecore_run(artifact, device, context_length, threads, options):
+    return Echo()
+"""
+
+
+def test_many_large_arrays_at_once_and_growing_ones_keep_their_contents(echo: TensorSession) -> None:
+    random = np.random.default_rng(0)
+    for size in (10_000, 3_000_000, 40_000, 5_000_000):
+        sent = {f"x{i}": random.standard_normal(size).astype(np.float32) for i in range(3)}
+        got = echo(sent)
+        for name, array in sent.items():
+            assert np.array_equal(got[name], array)
+
+
+def test_arrays_that_are_not_contiguous_and_arrays_of_text_travel(echo: TensorSession) -> None:
+    strided = np.arange(400_000, dtype=np.float32).reshape(400, 1000).T[::2]
+    texts = np.array([["a", "bé"], ["", "d"]], dtype=object)
+    got = echo({"s": strided, "t": texts})
+    assert np.array_equal(got["s"], strided)
+    assert got["t"].tolist() == texts.tolist()
+    with pytest.raises(PluginFault, match="cannot travel"):
+        echo({"x": np.array([object()])})
+    assert echo({"x": strided})["x"].shape == strided.shape
+
+
+# ---- streams ----
+
+
+def test_closing_a_generation_leaves_the_context_where_its_reader_stopped(plugin: Connect, tmp_path: Path) -> None:
+    session = text(plugin(), tmp_path / "a")
+    stream = session.generate([100], max_tokens=100)
+    seen = [next(stream).token for _ in range(5)]
+    stream.close()  # type: ignore[attr-defined]
+    assert list(session.context().tokens) == [100, *seen[:-1]]
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_a_generation_that_is_dropped_is_cancelled(plugin: Connect, tmp_path: Path) -> None:
+    session = text(plugin(), tmp_path / "a", step_seconds=0.01)
+    for piece in session.generate([1], sampling=GREEDY):
+        if piece.token > 5:
+            break
+    gc.collect()
+    start = time.monotonic()
+    assert session.context().position == 5
+    assert time.monotonic() - start < 1
+
+
+def test_nothing_is_computed_before_the_first_piece_is_asked_for(plugin: Connect, tmp_path: Path) -> None:
+    session = text(plugin(), tmp_path / "a")
+    session.context().prefill([1, 2, 3])
+    stream = session.generate([9], max_tokens=3)
+    assert session.context().position == 3
+    assert [p.token for p in stream] == [10, 11, 12, -1]
+
+
+def test_a_second_generation_does_not_meet_the_first_ones_leftovers(plugin: Connect, tmp_path: Path) -> None:
+    session = text(plugin(), tmp_path / "a")
+    first = session.generate([1], max_tokens=200, sampling=GREEDY)
+    next(first)
+    assert [p.token for p in session.generate([50], max_tokens=60, sampling=GREEDY)][:-1] == list(range(51, 111))
+    first.close()  # type: ignore[attr-defined]
+    assert session.context().tokens[0] == 50
+
+
+def test_other_calls_are_answered_while_an_answer_streams(plugin: Connect, tmp_path: Path) -> None:
+    session = text(plugin(), tmp_path / "a")
+    tokens = []
+    for piece in session.generate([1], max_tokens=150, sampling=GREEDY):
+        tokens.append(piece.token)
+        if len(tokens) % 40 == 0:
+            assert session.context().position >= len(tokens)
+            assert session.tokenize("a") == [97]
+    assert tokens == [*range(2, 152), -1]
+
+
+def test_a_slow_reader_bounds_how_far_the_worker_goes(plugin: Connect, tmp_path: Path) -> None:
+    session = text(plugin(), tmp_path / "a")
+    stream = session.generate([1], sampling=GREEDY)
+    next(stream)
+    time.sleep(0.3)
+    assert session.context().position < 40
+
+
+# ---- wrappers ----
+
+
+def test_a_wrapper_sees_every_call_and_an_implementation_among_wrappers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    install_plugin(site, "wrapped")
+    (site / "meter_for_test.py").write_text(
+        "from edgecore.contract import hookimpl\n"
+        "SEEN = []\n"
+        "@hookimpl(wrapper=True)\n"
+        "def edgecore_probe():\n"
+        "    answer = yield\n"
+        "    SEEN.append(answer.devices[0].name)\n"
+        "    return answer\n"
+    )
+    (site / "usurper_for_test.py").write_text(
+        "from edgecore.contract import hookimpl\n@hookimpl\ndef edgecore_probe():\n    return 'mine'\n"
+    )
+    points = {"meter": "meter_for_test", "usurper": "usurper_for_test"}
+    write_metadata(site, "wrappers", "1", {"edgecore.wrappers": points})
+    monkeypatch.syspath_prepend(str(site))
+    from edgecore.workers import wrapping
+
+    wrapping._wrappers.cache_clear()
+    try:
+        with connect(registry.find("wrapped")) as backend, pytest.warns(UserWarning, match="not a wrapper"):
+            assert backend.probe().devices[0].name == "cpu"
+        assert sys.modules["meter_for_test"].SEEN == ["cpu"]
+    finally:
+        wrapping._wrappers.cache_clear()
+
+
+# ---- errors of plugins ----
+
+
+def test_typed_errors_of_a_plugin_arrive_as_they_were_raised(plugin: Connect, tmp_path: Path) -> None:
+    backend = plugin("""
+    class Special(UnsupportedModel):
+        pass
+
+    @hookimpl
+    def edgecore_convert(source, out):
+        raise Special("no such family", supported="llama", hint="edgecore inspect x")
+    """)
+    with pytest.raises(UnsupportedModel) as caught:
+        convert(backend, tmp_path)
+    assert (caught.value.what, caught.value.supported, caught.value.hint) == (
+        "no such family", "llama", "edgecore inspect x",
+    )  # fmt: skip
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_foreign_exceptions_are_the_plugins_fault_and_say_where(
+    plugin: Connect, tmp_path: Path, isolated: bool
+) -> None:
+    backend = plugin(
+        """
+    @hookimpl
+    def edgecore_convert(source, out):
+        return {}["missing key"]
+
+    @hookimpl
+    def edgecore_quantize(artifact, out):
+        sys.exit(0)
+
+    @hookimpl
+    def edgecore_run(artifact):
+        return "not a session"
+    """,
+        isolated=isolated,
+    )
+    with pytest.raises(PluginFault, match=r"KeyError: 'missing key'\n.*hooks.py:\d+ in edgecore_convert"):
+        convert(backend, tmp_path)
+    with pytest.raises(PluginFault, match="SystemExit"):
+        backend.quantize(artifact=toy_artifact(tmp_path / "a"), out=tmp_path, precision="f16")
+    with pytest.raises(PluginFault, match="not a TextSession or a TensorSession"):
+        backend.open(toy_artifact(tmp_path / "a"), device="cpu")
+    assert backend.probe().devices
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_full_disk_and_a_full_memory_are_said_as_what_they_are(
+    plugin: Connect, tmp_path: Path, isolated: bool
+) -> None:
+    backend = plugin(
+        """
+    import errno
+
+    @hookimpl
+    def edgecore_convert(source, out):
+        raise OSError(errno.ENOSPC, "No space left on device", str(out / "model"))
+
+    @hookimpl
+    def edgecore_quantize(artifact, out):
+        raise MemoryError("cannot allocate 9 PiB")
+    """,
+        isolated=isolated,
+    )
+    with pytest.raises(DoesNotFit, match=r"disk is full.*model"):
+        convert(backend, tmp_path)
+    with pytest.raises(DoesNotFit, match="ran out of memory"):
+        backend.quantize(artifact=toy_artifact(tmp_path / "a"), out=tmp_path, precision="f16")
+
+
+@pytest.mark.parametrize(
+    ("hooks", "error", "says"),
+    [
+        ("@hookimpl\ndef edgecore_covert(source):\n    pass", PluginFault, "did you mean edgecore_convert"),
+        ("def edgecore_compile(artifact):\n    pass", PluginFault, "edgecore_compile is not marked"),
+        ("@hookimpl\ndef edgecore_run(artefact):\n    pass", PluginFault, "artefact"),
+        ("import no_such_runtime", BackendUnavailable, "No module named 'no_such_runtime'"),
+        ("1 / 0", PluginFault, "ZeroDivisionError"),
+        ("def broken(:", PluginFault, "SyntaxError"),
+    ],
+)
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_hooks_module_that_cannot_work_is_refused_when_it_is_loaded(
+    plugin: Connect, hooks: str, error: type[Exception], says: str, isolated: bool
+) -> None:
+    with pytest.raises(error, match=says):
+        plugin(hooks, isolated=isolated)
+
+
+def test_what_isolation_alone_can_give_is_refused_without_it(plugin: Connect) -> None:
+    with pytest.raises(BadRequest, match="memory limit"):
+        plugin(isolated=False, memory_limit=1 << 30)
+
+
+def test_progress_that_raises_stops_the_call_and_the_worker_lives(plugin: Connect, tmp_path: Path) -> None:
+    backend = plugin(ENDLESS)
+
+    def stop(done: int, total: int, stage: str = "") -> None:
+        raise Cancelled("enough")
+
+    with pytest.raises(Cancelled, match="enough"):
+        convert(backend, tmp_path, on_progress=stop)
+    assert backend.probe().devices
+
+
+ENDLESS = """
+@hookimpl
+def edgecore_convert(source, out, progress):
+    for n in range(10**9):
+        progress(n, 10**9, "for ever")
+        time.sleep(0.001)
+"""
+
+
+def convert(backend: Backend, folder: Path, **how: Any) -> Any:
+    return backend.convert(source=folder, out=folder, format="toy", precision="f16", **how)
