@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
+
+from edgecore.contract.precisions import Precision
 
 FILE = "quality/bounds.toml"
 
@@ -30,6 +32,14 @@ class Bounds:
     garbage_share: float
     """Share of what the reference gains from context (`divergence.ContextGain`) above which nothing useful is left."""
 
+    typical: Mapping[float, float] = field(default_factory=dict)
+    """Mean KL that round-to-nearest loses on the model that the bounds come from, by bits: for what has no oracle."""
+
+    def typical_loss(self, bits: float) -> float | None:
+        """Of the nearest width at or below `bits`; 0 from 32 bits on; None where the file has no figure."""
+        below = [width for width in self.typical if width <= bits]
+        return 0.0 if bits >= 32 else self.typical[max(below)] if below else None
+
     def kernel(self, compute: str) -> float:
         return self.kernels[compute]
 
@@ -43,24 +53,41 @@ def bounds() -> Bounds:
         file_multiple=float(data["file"]["multiple"]),
         file_slack=float(data["file"]["slack"]),
         garbage_share=float(data["garbage"]["share"]),
+        typical={float(bits): float(loss) for bits, loss in data.get("typical", {}).items()},
     )
 
 
-def compute_class(stated: str, bits: float | None) -> tuple[str, str]:
-    """(key of `Bounds.kernels`, where it comes from) for what a session states as its `compute` condition.
+ORDER = ("f32", "f16", "bf16", "int8")
+"""Compute precisions from fine to coarse."""
+WORDS = {
+    "int8": ("int8", "i8", "a8", "q8", "u8"),
+    "bf16": ("bf16", "bfloat16"),
+    "f16": ("f16", "fp16", "float16", "half"),
+    "f32": ("f32", "fp32", "float32"),
+}
 
-    Runtimes write it in words of their own (`f16 weights, int8 activations`); the coarsest precision that is named
-    counts, because it dominates the error. Nothing stated: int8 is taken for quantized weights (CPU kernels round
-    activations to 8 bits), else bf16 for 16 bits and f32 for 32.
+
+def compute_class(stated: str, precision: Precision | None) -> tuple[str, str]:
+    """(key of `Bounds.kernels`, where it comes from): the coarser of what the session states and the weights imply.
+
+    stated: the session's `compute` condition in the runtime's own words; the coarsest that it names counts.
+    Kernels commonly round activations to the width of the weights within the product (llama.cpp: to 8 bits for weights
+    of up to 8 bits, to float16 or bfloat16 for such weights), and runtimes do not count that as compute precision.
     """
-    text = stated.lower()
-    for key, words in (
-        ("int8", ("int8", "i8", "a8", "q8", "u8")),
-        ("bf16", ("bf16", "bfloat16")),
-        ("f16", ("f16", "fp16", "float16", "half")),
-        ("f32", ("f32", "fp32", "float32")),
-    ):
-        if any(word in text for word in words):
-            return key, f"the backend states compute {stated!r}"
-    assumed = "int8" if bits is None or bits < 16 else "bf16" if bits < 32 else "f32"
-    return assumed, f"the backend does not state its compute precision; {assumed} is taken"
+    named = next((key for key in reversed(ORDER) if any(word in stated.lower() for word in WORDS[key])), "")
+    implied = _implied(precision, stated=bool(named))
+    found = max((named, implied), key=lambda key: ORDER.index(key) if key else -1)
+    says = f"the backend states compute {stated!r}" if named else "the backend does not state its compute precision"
+    return found, says if found == named else f"{says}, and {_weights(precision)} imply {found}"
+
+
+def _implied(precision: Precision | None, stated: bool) -> str:
+    if precision is None or precision.bits < 16:
+        return "int8"
+    if precision.bits >= 32:
+        return "f32"
+    return "bf16" if "bf" in precision.name or not stated else "f16"
+
+
+def _weights(precision: Precision | None) -> str:
+    return f"weights of {precision.bits:g} bits" if precision else "weights of an unknown type"

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecore.checkpoint.opening import Checkpoint
 from edgecore.contract.errors import CannotDo
+from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress
 from edgecore.contract.sampling import GREEDY
 from edgecore.contract.sessions import Logits, TextSession
@@ -39,10 +40,14 @@ class Request:
     session: TextSession
     given: Mapping[str, Readable] | None
     """The artifact's weights, by the source's names."""
-    bits: float | None
-    """Nominal bits, for the baseline; None or 32 for none."""
+    precision: Precision | None
+    """Its nominal bits are the baseline's; None or 32 bits for none."""
     tokens: tuple[int, ...]
     sha256: str
+
+    @property
+    def bits(self) -> float | None:
+        return self.precision.bits if self.precision is not None else None
 
 
 @dataclass(frozen=True, slots=True)

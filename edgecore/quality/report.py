@@ -146,7 +146,7 @@ def assess(
     else:
         if fitting < len(tokens):
             notes.append(f"{fitting} of {len(tokens)} tokens, to stay within {budget_seconds:g} s")
-        request = Request(reference, session, given, bits, tuple(tokens[:fitting]), text_sha256)
+        request = Request(reference, session, given, precision, tuple(tokens[:fitting]), text_sha256)
         made = _by_logits(compare_models(request, on_progress), request, checks)
     return replace(
         made, notes=(*notes, *made.notes), bits=bits, text_sha256=text_sha256, seconds=round(perf_counter() - start, 2)
@@ -156,7 +156,7 @@ def assess(
 def _by_logits(figures: Figures, request: Request, checks: Sequence[Check]) -> Assessment:
     """Put every figure beside its bound."""
     limits, bits = bounds(), request.bits
-    compute, origin = compute_class(request.session.conditions.get("compute", ""), bits)
+    compute, origin = compute_class(request.session.conditions.get("compute", ""), request.precision)
     made = list(checks)
     if figures.kernels is not None:
         made.append(judging.kernels_check(figures.kernels, compute, origin, limits))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgecore.contract.errors import BadRequest
+from edgecore.contract.precisions import Precision
 from edgecore.quality import evaluation_text
 from edgecore.quality.bounds import bounds, compute_class
 from edgecore.quality.texts import TOKENS, token_limit
@@ -35,22 +36,33 @@ def test_another_level_is_refused_and_another_text_is_scored_as_long_as_the_full
     assert token_limit("somebody's own") == 2048
 
 
+F32, F16, BF16, Q4 = (
+    Precision(name, bits, "convert") for name, bits in (("f32", 32), ("f16", 16), ("bf16", 16), ("q4", 4))
+)
+
+
 @pytest.mark.parametrize(
-    ("stated", "bits", "expected"),
+    ("stated", "precision", "expected"),
     [
-        ("f32", 16, "f32"),
-        ("float16", 4, "f16"),
-        ("bf16", 32, "bf16"),
-        ("f32 accumulation, q8_0 activations", 4, "int8"),
-        ("f16 weights, bf16 compute", 16, "bf16"),
-        ("", 4, "int8"),
-        ("", 16, "bf16"),
-        ("", 32, "f32"),
-        ("", None, "int8"),
+        ("f32", F32, "f32"),
+        ("float32", F16, "f16"),
+        ("float32", BF16, "bf16"),
+        ("float32", Q4, "int8"),
+        ("bfloat16", F32, "bf16"),
+        ("f16 weights, bf16 compute", F16, "bf16"),
+        ("f32 accumulation, q8_0 activations", F32, "int8"),
+        ("", Q4, "int8"),
+        ("", F16, "bf16"),
+        ("", F32, "f32"),
+        ("f32", None, "int8"),
     ],
 )
-def test_the_coarsest_compute_that_a_backend_states_decides(stated: str, bits: float | None, expected: str) -> None:
-    assert compute_class(stated, bits)[0] == expected
+def test_the_coarser_of_stated_compute_and_weights_decides(
+    stated: str, precision: Precision | None, expected: str
+) -> None:
+    found, origin = compute_class(stated, precision)
+    assert found == expected
+    assert "states compute" in origin or "does not state" in origin
 
 
 def test_bounds_grow_with_the_coarseness_of_the_arithmetic() -> None:
