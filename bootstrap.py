@@ -336,10 +336,11 @@ def run_test(only, pytest_arguments):
             tally.check("lint: ruff", environment, ["ruff", "check", "."])
             tally.check("format: ruff", environment, ["ruff", "format", "--check", "."])
             tally.check("types: mypy", environment, ["mypy"])
-            tally.pytest("tests of the core", environment, ["tests", "--ignore=tests/e2e"] + pytest_arguments)
+            elsewhere = ["--ignore=tests/e2e", "--ignore-glob=*/test_against_*.py"]
+            tally.pytest("tests of the core", environment, ["tests"] + elsewhere + pytest_arguments)
         elif name == "e2e":
-            if (ROOT / "tests" / "e2e").is_dir():
-                tally.pytest("end-to-end tests", environment, ["tests/e2e"] + pytest_arguments)
+            against = sorted(str(path) for path in ROOT.glob("tests/*/test_against_*.py"))
+            tally.pytest("end-to-end tests", environment, ["tests/e2e"] + against + pytest_arguments)
         elif (ROOT / "plugins" / ("edgecore-" + name) / "tests").is_dir():
             folder = "plugins/edgecore-{}/tests".format(name)
             tally.pytest("tests of the plugin {}".format(name), environment, [folder] + pytest_arguments)
