@@ -9,17 +9,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgecore.quality.divergence import Divergence, compare
     from edgecore.quality.report import Assessment, assess
-    from edgecore.quality.texts import evaluation_text
+    from edgecore.quality.stored import assess_logits
+    from edgecore.quality.texts import evaluation_text, token_limit
     from edgecore.quality.verdict import Verdict
 
-__all__ = ["Assessment", "Divergence", "Verdict", "assess", "compare", "evaluation_text"]
+__all__ = [
+    "Assessment",
+    "Divergence",
+    "Verdict",
+    "assess",
+    "assess_logits",
+    "compare",
+    "evaluation_text",
+    "token_limit",
+]
 _MODULE_OF = {
     "Assessment": "report",
     "Divergence": "divergence",
     "Verdict": "verdict",
     "assess": "report",
+    "assess_logits": "stored",
     "compare": "divergence",
     "evaluation_text": "texts",
+    "token_limit": "texts",
 }
 
 

@@ -99,6 +99,18 @@ def total_check(
     )
 
 
+def typical_check(total: Divergence, loss: float, bits: float, compute: str, origin: str, bounds: Bounds) -> Check:
+    """Where the oracle cannot run, what round-to-nearest loses on the model of the bounds stands in for this model."""
+    return Check(
+        "total",
+        total.kl_mean,
+        bounds.file_multiple * loss + bounds.file_slack + bounds.kernel(compute),
+        "file and kernels together: mean KL of the backend from its reference",
+        f"{bounds.file_multiple:g} x {loss:.3g}, what round-to-nearest of {bits:g} bits loses on the model that the bounds "
+        f"come from; {FILE}; {bounds.kernel(compute):g} for {compute} compute; {origin}",
+    )
+
+
 def garbage_check(total: Divergence, gain: float, bounds: Bounds) -> Check:
     return Check(
         "garbage",

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgecore import __version__
 from edgecore.contract.artifacts import Artifact, Made
-from edgecore.contract.errors import BadRequest, UnsupportedModel, UnsupportedPrecision
+from edgecore.contract.errors import BackendUnavailable, BadRequest, UnsupportedModel, UnsupportedPrecision
 from edgecore.contract.hookspecs import ConvertLimits
 from edgecore.contract.options import Value, resolve
 from edgecore.contract.precisions import Precision, PrecisionClass, select
 from edgecore.contract.progress import Progress, no_progress
+from edgecore.environments import find_exporter
 from edgecore.registry import Entry
 from edgecore.sources import Source
 from edgecore.store import Staging, Store, request_id
@@ -64,11 +66,11 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     if target.artifact:
         return _quantize(entry, target.artifact, None, precision, making, on_progress)
     source = _source(target)
-    _check_source(entry, source)
+    exporter = _through_exporter(entry, source)
     options = _options(entry, making.options, ("convert",) if precision.by == "convert" else ("convert", "quantize"))
     with connect(entry, memory_limit=making.memory_limit) as backend:
         first = precision if precision.by == "convert" else _select(entry, PrecisionClass.HALF.value)
-        artifact = _convert(backend, source, first, options["convert"], making, on_progress)
+        artifact = _convert(backend, source, first, options["convert"], making, on_progress, exporter)
         if precision.by == "convert":
             return artifact
         return _quantized(backend, artifact, source, precision, options["quantize"], making, on_progress)
@@ -88,10 +90,10 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
     if target.artifact:
         raise BadRequest(f"{given} is an artifact already", hint=f"edgecore quantize {given} --precision q8_0")
     source = _source(target)
-    _check_source(entry, source)
+    exporter = _through_exporter(entry, source)
     options = _options(entry, making.options, ("convert",))
     with connect(entry, memory_limit=making.memory_limit) as backend:
-        return _convert(backend, source, precision, options["convert"], making, on_progress)
+        return _convert(backend, source, precision, options["convert"], making, on_progress, exporter)
 
 
 def quantize(given: str | Path, making: Making, on_progress: Progress = no_progress) -> Artifact:
@@ -129,6 +131,7 @@ def _convert(
     options: Mapping[str, Value],
     making: Making,
     progress: Progress,
+    exporter: bool,
 ) -> Artifact:
     manifest = backend.entry.ready_manifest
     task = "tensor" if source.kind == "onnx" else "text"
@@ -144,21 +147,23 @@ def _convert(
         "format": chosen.name,
         "limits": asdict(limits),
     }
+    if exporter and manifest.exporter:
+        step["exporter"] = {"name": manifest.exporter.name, "requires": list(manifest.exporter.requires)}
 
     def make(staging: Staging) -> Artifact:
-        made = backend.convert(
-            source=source.path,
-            out=staging.path,
-            format=chosen.name,
-            precision=precision.name,
-            options=options,
-            limits=limits,
-            deadline=making.deadline,
-            on_progress=progress,
-        )
-        family, context = verifying.describe(source)
-        origin = {"verb": "source", "spec": source.spec, "digest": source.digest, **source.origin}
-        return _artifact(staging, made, step, (origin,), task, family, making.max_context or context)
+        with _converter(backend, exporter, making) as converter:
+            made = converter.convert(
+                source=source.path,
+                out=staging.path,
+                format=chosen.name,
+                precision=precision.name,
+                options=options,
+                limits=limits,
+                deadline=making.deadline,
+                on_progress=progress,
+            )
+        family, context = ("", 0) if exporter else verifying.describe(source)
+        return _artifact(staging, made, step, (_origin(source),), task, family, making.max_context or context)
 
     return _once(backend, step, source, precision, making, progress, make)
 
@@ -197,9 +202,9 @@ def _quantized(
         )
         chain = base.chain
         if not chain and source:
-            chain = ({"verb": "source", "spec": source.spec, "digest": source.digest, **source.origin},)
+            chain = (_origin(source),)
         family, context = base.family, base.context_length
-        if not family and source:
+        if base.native and source:
             family, context = verifying.describe(source)
         return _artifact(staging, made, step, chain, base.task, family, context)
 
@@ -304,14 +309,39 @@ def _source(target: Target) -> Source:
     return target.source
 
 
-def _check_source(entry: Entry, source: Source) -> None:
-    """Refuse from the headers what this backend cannot take, before anything is converted."""
-    kinds = entry.ready_manifest.sources
-    if source.kind not in kinds:
+def _origin(source: Source) -> dict[str, Any]:
+    """The first step of every chain."""
+    return {"verb": "source", "spec": source.spec, "digest": source.digest, **source.origin}
+
+
+def _through_exporter(entry: Entry, source: Source) -> bool:
+    """Decide from the headers, before any work: False for the neutral model, True where only the backend's exporter can.
+
+    Raises `UnsupportedModel`, with the command that installs the exporter where there is one.
+    """
+    manifest = entry.ready_manifest
+    if source.kind not in manifest.sources:
         raise UnsupportedModel(
-            f"backend {entry.name!r} does not take {source.kind} sources", supported=", ".join(kinds) or "none"
+            f"backend {entry.name!r} does not take {source.kind} sources",
+            supported=", ".join(manifest.sources) or "none",
         )
-    verifying.describe(source)
+    try:
+        verifying.describe(source)
+    except UnsupportedModel as error:
+        if manifest.exporter is None or source.kind != "huggingface":
+            raise UnsupportedModel(error.what, supported=error.supported) from None
+        try:
+            find_exporter(entry)
+        except BackendUnavailable as missing:
+            raise UnsupportedModel(error.what, supported=error.supported, hint=missing.hint) from None
+        return True
+    return False
+
+
+def _converter(backend: Backend, exporter: bool, making: Making) -> AbstractContextManager[Backend]:
+    if exporter:
+        return connect(backend.entry, exporter=True, memory_limit=making.memory_limit)
+    return nullcontext(backend)
 
 
 def _digest(path: Path) -> str:

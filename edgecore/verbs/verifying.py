@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,17 +11,18 @@ from typing import Any, Protocol
 from edgecore import __version__
 from edgecore.checkpoint import Checkpoint, open_checkpoint
 from edgecore.contract.artifacts import Artifact
-from edgecore.contract.errors import EdgecoreError, QualityRefused
+from edgecore.contract.errors import EdgecoreError, QualityRefused, UnsupportedModel
 from edgecore.contract.options import Value
 from edgecore.contract.options import resolve as defaults
 from edgecore.contract.precisions import Precision, select
 from edgecore.contract.progress import Progress, no_progress
-from edgecore.contract.sessions import TextSession
+from edgecore.contract.sessions import Logits, TextSession
 from edgecore.machine import facts
-from edgecore.quality import Assessment, Verdict, assess, evaluation_text
+from edgecore.quality import Assessment, Verdict, assess, assess_logits, evaluation_text, token_limit
 from edgecore.registry import Entry
 from edgecore.sources import Source, resolve
 from edgecore.store import Store
+from edgecore.verbs.logits import stored_logits
 from edgecore.workers import Backend
 
 BUDGET_SECONDS = 60.0
@@ -98,33 +99,87 @@ def judge(
     options: Mapping[str, Value] | None = None,
     against: Path | None = None,
 ) -> Assessment:
-    """Open the artifact on `device` with `options` of `run`, and compare it with its source, or with the logits in the
-    file `against`."""
+    """Open the artifact on `device` with `options` of `run`, and compare it.
+
+    With its source through the oracle; with the logits in the file `against`; or, where only an exporter could convert the
+    source, with the exporter's own half precision.
+    """
     if artifact.task != "text":
-        return Assessment.unverified("tensor models are compared by `edgecore evaluate --inputs`, not here yet")
-    if source is None:
-        return Assessment.unverified("its source is not at hand, so there is nothing to compare it with")
+        return Assessment.unverified("tensor models are not compared yet")
     text, digest = evaluation_text(level)
     manifest = backend.entry.ready_manifest
-    with opened(source.path) as reference:
-        session = backend.open(
-            artifact,
-            device=device or manifest.devices[0].name,
-            options=options if options is not None else defaults(manifest.options_of("run"), {}, "run", manifest.name),
-        )
-        assert isinstance(session, TextSession)
-        with session:
-            return assess(
-                reference=reference,
-                session=session,
-                weights=backend.weights(artifact),
-                precision=precision,
-                weights_stats=artifact.weights,
-                text=text,
-                text_sha256=digest,
-                budget_seconds=budget,
-                on_progress=progress,
+    where = device or manifest.devices[0].name
+    how = options if options is not None else defaults(manifest.options_of("run"), {}, "run", manifest.name)
+    with ExitStack() as stack:
+
+        def opened_session(which: Artifact) -> TextSession:
+            session = stack.enter_context(backend.open(which, device=where, options=how))
+            assert isinstance(session, TextSession)
+            return session
+
+        if against is not None:
+            session = opened_session(artifact)
+            tokens = scored_tokens(session, text, digest)
+            reference = stored_logits(against, tokens)
+            return _by_logits(
+                reference, session, tokens, artifact, precision, digest, f"reference: {against}", progress
             )
+        if source is None:
+            return Assessment.unverified("its source is not at hand, so there is nothing to compare it with")
+        try:
+            checkpoint = stack.enter_context(opened(source.path))
+        except UnsupportedModel as error:
+            base = _exported(artifact)
+            if base is None:
+                return Assessment.unverified(f"there is nothing to compare it with: {error.what}")
+            session, half = opened_session(artifact), opened_session(base)
+            tokens = scored_tokens(session, text, digest)
+            note = f"self-referenced: compared with {base.id}, the exporter's own {base.precision}"
+            return _by_logits(half.score(tokens), session, tokens, artifact, precision, digest, note, progress)
+        return assess(
+            reference=checkpoint,
+            session=opened_session(artifact),
+            weights=backend.weights(artifact),
+            precision=precision,
+            weights_stats=artifact.weights,
+            text=text,
+            text_sha256=digest,
+            budget_seconds=budget,
+            on_progress=progress,
+        )
+
+
+def scored_tokens(session: TextSession, text: str, digest: str) -> list[int]:
+    """The beginning of the evaluation text that is scored: as many tokens as its level and the context allow."""
+    return session.tokenize(text)[: min(token_limit(digest), session.context_length)]
+
+
+def _by_logits(
+    reference: Iterable[Logits],
+    session: TextSession,
+    tokens: list[int],
+    artifact: Artifact,
+    precision: Precision | None,
+    digest: str,
+    note: str,
+    progress: Progress,
+) -> Assessment:
+    return assess_logits(
+        reference,
+        session,
+        tokens,
+        precision=precision,
+        weights_stats=artifact.weights,
+        text_sha256=digest,
+        note=note,
+        on_progress=progress,
+    )
+
+
+def _exported(artifact: Artifact) -> Artifact | None:
+    """The artifact that this one was quantized from, where an exporter made that."""
+    base = artifact.chain[-1].get("from") if artifact.chain else None
+    return Store().get(base) if base else None
 
 
 def enforce(assessment: Assessment, artifact: Artifact, tolerance: Tolerance) -> None:
