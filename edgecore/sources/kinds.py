@@ -76,7 +76,9 @@ def _not_ours(path: Path) -> EdgecoreError:
         return CorruptModel(f"{path} is named *{named} and is no such file: it begins with {start[:8]!r}")
     if path.suffix == ".safetensors":
         return UnsupportedModel(
-            f"{path} is only the weights", supported="the folder with its config.json", hint=f"name {path.parent}"
+            f"{path} is only the weights",
+            supported="the folder with its config.json",
+            hint=f"edgecore inspect {path.parent}",
         )
     return UnsupportedModel(f"{path} is no model that is known here", supported=SUPPORTED)
 
@@ -94,7 +96,9 @@ def _detect_folder(path: Path) -> str:
     models = [name for name in names if name.lower().endswith(MODEL_SUFFIXES)]
     if models:
         raise UnsupportedModel(
-            f"{path} is a folder with {', '.join(models[:8])}", supported=SUPPORTED, hint=f"name {path / models[0]}"
+            f"{path} is a folder with {', '.join(models[:8])}",
+            supported=SUPPORTED,
+            hint=f"edgecore inspect {path / models[0]}",
         )
     if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
         raise UnsupportedModel(

