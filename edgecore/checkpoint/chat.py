@@ -9,6 +9,7 @@ with the caller, whose pipe it reads from.
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import json
 import queue
 import subprocess
@@ -33,7 +34,7 @@ def render_guarded(
     """The rendered template. Raises `BadRequest` when the template refuses the messages, `CorruptModel` when it is
     broken, reaches for Python, or was stopped."""
     try:
-        request = json.dumps({"template": template, "variables": variables})
+        request = json.dumps({"template": template, "variables": variables, "seconds": seconds})
     except (TypeError, ValueError) as error:
         raise BadRequest(
             f"messages are not plain data: {error}", supported='{"role": "user", "content": "..."}'
@@ -150,7 +151,11 @@ def serve() -> None:
     answers.flush()
     for line in requests:
         request = json.loads(line)
-        answers.write(json.dumps(_answer(request["template"], request["variables"])) + "\n")
+        # Should the caller be killed meanwhile: this watchdog needs neither the caller nor the interpreter's lock.
+        faulthandler.dump_traceback_later(request["seconds"] + 1, exit=True)
+        answer = _answer(request["template"], request["variables"])
+        faulthandler.cancel_dump_traceback_later()
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 

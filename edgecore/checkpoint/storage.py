@@ -72,16 +72,10 @@ def dequantize(storage: Storage, rows: Bytes) -> Floats:
             return rows.view("<f2").astype(np.float32)
         case "BF16":
             return (rows.view("<u2").astype(np.uint32) << 16).view(np.float32)
-        case "Q8_0":
-            return _q8_0(rows)
-    from gguf import GGMLQuantizationType, quants
+    from gguf import quants
 
-    made: NDArray[Any] = quants.dequantize(rows, GGMLQuantizationType[storage.name])
-    return made.astype(np.float32, copy=False)
-
-
-def _q8_0(rows: Bytes) -> Floats:
-    """Blocks of a float16 scale and 32 int8. Own code: the commonest type, three times as fast as the general one."""
-    blocks = rows.reshape(len(rows), -1, 34)
-    scales = blocks[:, :, :2].copy().view("<f2").astype(np.float32)
-    return (blocks[:, :, 2:].view(np.int8) * scales).reshape(len(rows), -1)
+    # Straight to the type's own function: `quants.dequantize` goes 16 rows at a time, at half the speed.
+    kind = getattr(quants, storage.name)
+    kind.init_grid()
+    blocks: NDArray[Any] = kind.dequantize_blocks(rows.reshape(-1, storage.size))
+    return blocks.reshape(len(rows), -1).astype(np.float32, copy=False)

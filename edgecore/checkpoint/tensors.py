@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgecore.checkpoint.storage import Bytes, Floats, Storage, dequantize
 
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 18
 """Elements dequantized in one piece: the way back to float32 needs several times its own size for a moment."""
 
 

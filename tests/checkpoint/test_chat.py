@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgecore.checkpoint import open_checkpoint
@@ -118,3 +120,20 @@ def test_a_template_that_loops_for_ever_or_fills_memory_is_stopped(template: str
 def test_messages_that_are_not_plain_data_are_refused() -> None:
     with pytest.raises(BadRequest, match="plain data"):
         render_guarded("x", {"messages": [{"content": object()}]})
+
+
+def test_a_killed_caller_leaves_no_renderer_behind() -> None:
+    exponential = (
+        "{% set ns = namespace(x=1, y=1) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}"
+        "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}"
+    )
+    code = "import sys; from edgecore.checkpoint.chat import render_guarded; render_guarded(sys.argv[1], {}, seconds=3)"
+    caller = psutil.Popen([sys.executable, "-c", code, exponential])
+    deadline = time.monotonic() + 30
+    while not (helpers := caller.children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1.0)  # by now it renders
+    caller.kill()
+    caller.wait()
+    assert psutil.wait_procs(helpers, timeout=20)[1] == []
