@@ -106,8 +106,8 @@ def typical_check(total: Divergence, loss: float, bits: float, compute: str, ori
         total.kl_mean,
         bounds.file_multiple * loss + bounds.file_slack + bounds.kernel(compute),
         "file and kernels together: mean KL of the backend from its reference",
-        f"{bounds.file_multiple:g} x {loss:.3g}, what round-to-nearest of {bits:g} bits loses on the model that the bounds "
-        f"come from; {FILE}; {bounds.kernel(compute):g} for {compute} compute; {origin}",
+        f"{bounds.file_multiple:g} x {loss:.3g}, what round-to-nearest of {bits:g} bits loses on the model that the "
+        f"bounds come from; {FILE}; {bounds.kernel(compute):g} for {compute} compute; {origin}",
     )
 
 

@@ -315,7 +315,7 @@ def _origin(source: Source) -> dict[str, Any]:
 
 
 def _through_exporter(entry: Entry, source: Source) -> bool:
-    """Decide from the headers, before any work: False for the neutral model, True where only the backend's exporter can.
+    """From the headers, before any work: False for the neutral model, True where only the backend's exporter can.
 
     Raises `UnsupportedModel`, with the command that installs the exporter where there is one.
     """

@@ -101,8 +101,8 @@ def judge(
 ) -> Assessment:
     """Open the artifact on `device` with `options` of `run`, and compare it.
 
-    With its source through the oracle; with the logits in the file `against`; or, where only an exporter could convert the
-    source, with the exporter's own half precision.
+    With its source through the oracle; with the logits in the file `against`; or, where only an exporter could convert
+    the source, with the exporter's own half precision.
     """
     if artifact.task != "text":
         return Assessment.unverified("tensor models are not compared yet")
