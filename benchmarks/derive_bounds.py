@@ -41,12 +41,12 @@ PRECISIONS = (
     "iq4_xs", "q3_k_m", "q3_k_s", "q2_k", "tq1_0", "tq2_0",
 )  # fmt: skip
 """Every kind of block that llama.cpp makes without calibration."""
-HEADROOM_KERNELS = 4
-HEADROOM_FILE = 2
+KERNELS_X = 4
+FILE_X = 2
 LEAST = 1e-4
 SLACK = 1e-5
 GARBAGE_SHARE = 0.5
-MOST_MULTIPLE = 4
+MOST_X = 4
 """One bit: noise power, and with it KL, grows fourfold for each bit less. More would not be a bound on anything."""
 
 HEADER = f"""\
@@ -55,13 +55,13 @@ HEADER = f"""\
 # its own that says why. Losses are mean KL(P_reference || P_candidate) in nats over the quick evaluation text.
 #
 # kernels   The backend from the oracle on the same weights, by compute precision.
-#           {HEADROOM_KERNELS} x the worst that llama.cpp's kernels lose, rounded up to one digit; never below {LEAST:g},
-#           which is less than can change an answer in practice.
+#           {KERNELS_X} x the worst that llama.cpp's kernels lose, rounded up to one digit; never below
+#           {LEAST:g}, which is less than can change an answer in practice.
 # file      The file's weights from the source's, both through the oracle: at most `multiple` x what round-to-nearest
 #           with the precision's nominal bits (symmetric, groups of 32) loses on the same model and text.
-#           {HEADROOM_FILE} x the worst ratio among llama.cpp's files that are as large as their name says, rounded up to a
-#           whole number, at most {MOST_MULTIPLE}: a bit is a factor of 4 in noise power, so {MOST_MULTIPLE} means "no worse than plain
-#           rounding with one bit less". `slack` is the oracle's own arithmetic, for where rounding loses nothing.
+#           {FILE_X} x the worst ratio among llama.cpp's files that are as large as their name says, rounded up
+#           to a whole number, at most {MOST_X}: a bit is a factor of 4 in noise power, so {MOST_X} means "no worse than
+#           plain rounding with one bit less". `slack` is the oracle's own arithmetic, where rounding loses nothing.
 # garbage   The share of what the source's predictions gain from reading the text at all (the loss of the best answer
 #           that ignores the context) above which nothing useful is left: half of it, by definition. Every file of
 #           4 bits or more below must stay under half of that, and TQ2_0, meant for ternary models, must exceed it.
@@ -225,7 +225,7 @@ def kernel_bounds(measured: Sequence[Measured]) -> dict[str, float]:
     for compute in ORDER:
         worst = max((m.kernels for m in measured if m.compute == compute and m.useful), default=0.0)
         least = max([LEAST, *bounds.values()])  # coarser arithmetic is never held to less
-        bounds[compute] = max(least, one_digit(HEADROOM_KERNELS * worst))
+        bounds[compute] = max(least, one_digit(KERNELS_X * worst))
     return bounds
 
 
@@ -237,10 +237,10 @@ def file_multiple(entry: Entry, measured: Sequence[Measured]) -> tuple[float, Me
         if m.useful and m.bits < 16 and m.sized(select(entry.ready_manifest.precisions, m.precision, entry.name))
     ]
     worst = max(sized, key=lambda m: m.ratio)
-    multiple = math.ceil(HEADROOM_FILE * worst.ratio)
-    if worst.ratio > MOST_MULTIPLE:
+    multiple = math.ceil(FILE_X * worst.ratio)
+    if worst.ratio > MOST_X:
         raise SystemExit(f"{worst.model} {worst.precision}: {worst.ratio:.2f} x round-to-nearest; look into it first")
-    return float(min(multiple, MOST_MULTIPLE)), worst
+    return float(min(multiple, MOST_X)), worst
 
 
 def check_floor(measured: Sequence[Measured]) -> None:
