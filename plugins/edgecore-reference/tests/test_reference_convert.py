@@ -20,7 +20,8 @@ from edgecore.checkpoint.decoder import RopeScaling
 from edgecore.contract import Cancelled, ConvertLimits, DoesNotFit, UnsupportedModel, UnsupportedPrecision
 from edgecore_reference.config import as_llama3, decoder_config, tokenizer_json
 
-from support.tiny import tiny_llama
+from support.gguf_files import write_gguf
+from support.tiny import TEXT, tiny_llama
 
 TOKENS = list(range(3, 40))
 
@@ -171,3 +172,20 @@ def test_the_tokenizer_that_is_written_for_a_gguf_source_reads_and_writes_text(o
     ids = engine.encode("naïve façade 🙂").ids
     assert ids == opened.tokenizer.encode("naïve façade 🙂")
     assert engine.decode(ids) == "naïve façade 🙂"
+
+
+@pytest.mark.parametrize("storage", ["F16", "Q8_0"])
+def test_a_gguf_file_becomes_a_folder_that_computes_and_reads_the_same(
+    tmp_path: Path, opened: Checkpoint, convert: Any, run: Any, storage: str
+) -> None:
+    source = write_gguf(opened, tmp_path / "tiny.gguf", storage)
+    made = convert(source, tmp_path / "out", "f32")
+    assert np.array_equal(logits(tmp_path / "out"), logits(source))
+    assert bool(made.notes) == (storage == "Q8_0"), "what was dequantized is said"
+    with run(source) as native, run(tmp_path / "out") as folder:
+        for text in (TEXT, "<|im_start|>user"):
+            for parse_special in (False, True):
+                assert native.tokenize(text, True, parse_special) == folder.tokenize(text, True, parse_special)
+        chat = [{"role": "user", "content": "Hello"}]
+        assert native.apply_chat(chat) == folder.apply_chat(chat)
+        assert native.eos_ids == folder.eos_ids
