@@ -37,9 +37,12 @@ def list_(as_json: bool) -> None:
                 "source": source,
             }
         )
+    damaged = {identity: error.what for identity, error in store.unreadable().items()}
     if as_json:
-        emit_json({"home": str(store.root), "artifacts": rows})
+        emit_json({"home": str(store.root), "artifacts": rows, "unreadable": damaged})
         return
+    for identity, why in damaged.items():
+        note(f"{identity}: {why}")
     if not rows:
         note(f"nothing is stored in {store.root}")
         return
@@ -60,9 +63,10 @@ def remove(ids: tuple[str, ...], everything: bool, sources: bool) -> None:
     if not (ids or everything or sources):
         raise BadRequest("nothing named to remove", supported="ids, --all, --sources", hint="edgecore cache ls")
     store = Store()
-    for artifact in store.list() if everything else [store.find(i) for i in ids]:
-        store.remove(artifact.id)
-        note(f"removed {artifact.id}")
+    named = [*(a.id for a in store.list()), *store.unreadable()] if everything else map(store.identify, ids)
+    for identity in named:
+        store.remove(identity)
+        note(f"removed {identity}")
     if sources:
         from edgecore.sources import clear
 
@@ -77,8 +81,9 @@ def verify(ids: tuple[str, ...], as_json: bool) -> int:
     from edgecore.store import Store
 
     store = Store()
+    damaged = {} if ids else {identity: [error.what] for identity, error in store.unreadable().items()}
     artifacts = [store.find(i) for i in ids] if ids else store.list()
-    problems = {a.id: store.verify(a.id) for a in artifacts}
+    problems = {a.id: store.verify(a.id) for a in artifacts} | damaged
     if as_json:
         emit_json(problems)
     else:

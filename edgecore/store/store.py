@@ -86,9 +86,13 @@ class Store:
 
         Raises `ModelNotFound`, and `BadRequest` that lists the candidates of an ambiguous one.
         """
-        if artifact := self.get(id_or_prefix):
-            return artifact
+        return schema.read(self.root / self.identify(id_or_prefix))
+
+    def identify(self, id_or_prefix: str) -> str:
+        """The whole id, as `find` understands it, also of an artifact that cannot be read."""
         stored = self._ids()
+        if id_or_prefix in stored:
+            return id_or_prefix
         found = [i for i in stored if i.startswith(id_or_prefix) or i.rpartition("-")[2].startswith(id_or_prefix)]
         if not found:
             shown = ", ".join(stored[:5]) + (f" and {len(stored) - 5} more" if len(stored) > 5 else "")
@@ -99,7 +103,7 @@ class Store:
             )
         if len(found) > 1:
             raise BadRequest(f"{id_or_prefix!r} begins {len(found)} ids", supported=", ".join(found))
-        return schema.read(self.root / found[0])
+        return found[0]
 
     def open_path(self, folder: Path) -> Artifact:
         """An artifact anywhere on disk, a copied one for instance. Raises as `get` does, and `ModelNotFound`."""

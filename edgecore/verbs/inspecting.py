@@ -37,7 +37,7 @@ def _text(target: Target) -> dict[str, Any]:
         "kind": source.kind,
         "path": str(source.path),
         "bytes": source.size,
-        "digest": source.digest,
+        "digest": source.known_digest or "not computed yet",
     }
     facts |= {f"origin {k}": v for k, v in source.origin.items() if v}
     try:
