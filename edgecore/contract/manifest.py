@@ -221,8 +221,8 @@ def _check(manifest: Manifest, reader: _Table) -> None:
             if value not in names:
                 raise reader.bad("claims", f"{field_name} {value!r} is not declared", ", ".join(sorted(names)))
     for precision in manifest.precisions:
-        if precision.by not in ("convert", "quantize"):
-            raise reader.bad("precisions", f"{precision.name}: by = {precision.by!r}", "convert, quantize")
+        if precision.by not in ("convert", "quantize", "both"):
+            raise reader.bad("precisions", f"{precision.name}: by = {precision.by!r}", "convert, quantize, both")
         if precision.calibration not in ("none", "optional", "required"):
             raise reader.bad(
                 "precisions", f"{precision.name}: calibration = {precision.calibration!r}", "none, optional, required"

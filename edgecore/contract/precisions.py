@@ -48,7 +48,7 @@ class Precision:
     bits: float
     """Nominal weight bits: the number in the name, not the measured bits per weight."""
     by: str
-    """The verb that makes it: `convert` (straight from the source) or `quantize` (from an artifact)."""
+    """The verb that makes it: `convert` (straight from the source), `quantize` (from an artifact), or `both`."""
     calibration: str = "none"
     """Whether calibration data is `none` (ignored), `optional` or `required`."""
     recommended: bool = False

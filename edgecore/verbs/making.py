@@ -81,10 +81,10 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target)
     precision = _select(entry, making.precision or PrecisionClass.HALF.value)
-    if precision.by != "convert":
+    if precision.by == "quantize":
         raise UnsupportedPrecision(
             f"convert does not make {precision.name}; quantize does",
-            supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.by == "convert"),
+            supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.by != "quantize"),
             hint=f"edgecore build {given} --backend {entry.name} --precision {precision.name}",
         )
     if target.artifact:
@@ -116,7 +116,7 @@ def _quantize(
     if precision.by == "convert":
         raise UnsupportedPrecision(
             f"{precision.name} is made by convert, from the source, not from an artifact",
-            supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.by == "quantize"),
+            supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.by != "convert"),
         )
     options = _options(entry, making.options, ("quantize",))
     with connect(entry, memory_limit=making.memory_limit) as backend:
