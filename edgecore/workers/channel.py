@@ -7,6 +7,7 @@ frame.
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import sys
 import threading
@@ -43,6 +44,7 @@ class _Line:
     inboxes: dict[int, Inbox] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
     sending: threading.Lock = field(default_factory=threading.Lock)
+    owner: int = field(default_factory=os.getpid)
 
 
 class Channel:
@@ -123,9 +125,8 @@ class Channel:
 
     def next(self, inbox: Inbox, until: float | None, doing: str) -> list[Any]:
         """The next message of a call. Raises `Timeout` at `until` (monotonic seconds), `WorkerCrashed` at its end."""
-        start = monotonic()
         try:
-            message = _get(inbox, None if until is None else max(0.0, until - start))
+            message = _get(inbox, None if until is None else max(0.0, until - monotonic()))
         except Empty:
             raise Timeout(
                 f"backend {self.backend!r} did not answer {doing.removeprefix('edgecore_')} before its deadline",
@@ -219,6 +220,8 @@ def _read(line: _Line) -> None:
 
 def _shut_down(line: _Line, thread: threading.Thread) -> None:
     """End a worker in peace where it listens, and by force where it does not."""
+    if os.getpid() != line.owner:
+        return  # A fork of the caller ends: the worker is not its to end.
     with suppress(OSError), line.sending:
         line.transport.send(line.codec.pack(["bye"]))
     line.ended.wait(GRACE)

@@ -70,22 +70,26 @@ class RemoteStream(Iterator[Any]):
                 self._grant(1)
             elif not self._held and self._credit <= self._ahead // 2:
                 self._grant(self._ahead - self._credit)
-            kind, *rest = self._message()
+            message = self._message()
+            kind = message[0]
+            if kind == "piece":
+                self._credit -= 1
+                self._seen += message[1] >= 0
+                return Piece(message[1], message[2], message[3])
             if kind == "item":
                 self._credit -= 1
-                self._seen += getattr(rest[0], "token", -1) >= 0
-                return rest[0]
+                return message[1]
             if kind == "held":
                 # Another call used the session: whatever was computed ahead arrived before this message.
                 self._held = True
             elif kind == "end":
-                self._finish()
+                self._done = True
                 raise StopIteration
 
     def close(self) -> None:
         """Cancel; the tokens that were computed ahead are taken out of the context again."""
         if not self._done:
-            self._finish()
+            self._done = True
             self._remote.channel.forget(self._number, self._seen)
 
     def __del__(self) -> None:
@@ -97,22 +101,18 @@ class RemoteStream(Iterator[Any]):
         self._remote.channel.send("more", self._number, pieces, self._held)
 
     def _message(self) -> list[Any]:
-        deadline = self._remote.deadline
-        until = None if deadline is None else monotonic() + deadline
-        channel = self._remote.channel
+        remote = self._remote
+        until = None if remote.deadline is None else monotonic() + remote.deadline
         try:
-            message = channel.next(self._inbox, until, self._method)
+            message = remote.channel.next(self._inbox, until, self._method)
         except BaseException:
-            self._finish()
-            channel.abandon(self._number, self._inbox, self._seen)
+            self._done = True
+            remote.channel.abandon(self._number, self._inbox, self._seen)
             raise
         if message[0] == "error":
-            self._finish()
+            self._done = True
             raise from_wire(message[1])
         return message
-
-    def _finish(self) -> None:
-        self._done = True
 
 
 class RemoteContext(TextContext):

@@ -248,8 +248,11 @@ class Server:
         try:
             piece = next(stream.iterator)
             stream.credit -= 1
-            stream.tokens += getattr(piece, "token", -1) >= 0
-            self._send("item", stream.call, piece)
+            if stream.doing == "generate":
+                stream.tokens += piece.token >= 0
+                self._send("piece", stream.call, piece.token, piece.text, piece.finish)
+            else:
+                self._send("item", stream.call, piece)
         except StopIteration:
             del self.streams[stream.call]
             self._send("end", stream.call)

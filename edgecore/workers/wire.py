@@ -27,6 +27,8 @@ from edgecore.workers.arena import ArenaReader, ArenaWriter, Place
 
 PROTOCOL = 1
 """Both sides must have the same."""
+_BUFFER = 2048
+"""Bytes that a message gets at first: msgpack's 256 KB, taken anew for every nested value, cost more than all else."""
 SHARED_FROM = 1 << 16
 """Bytes from which an array goes through shared memory."""
 
@@ -66,7 +68,7 @@ class Codec:
         return msgpack.unpackb(frame, ext_hook=self._extension, strict_map_key=False)
 
     def _pack(self, value: Any) -> bytes:
-        packed: bytes = msgpack.packb(value, default=self._default, strict_types=True)
+        packed: bytes = msgpack.packb(value, default=self._default, strict_types=True, buf_size=_BUFFER)
         return packed
 
     def _default(self, value: Any) -> Any:
