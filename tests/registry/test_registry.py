@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -157,6 +158,33 @@ def test_commands_and_wrappers_of_other_distributions_are_listed(site: Path) -> 
     found = registry.discover()
     assert found.commands["extra"] == "extra.cli:command"
     assert found.wrappers["meter"] == "extra:Meter"
+
+
+def write_environment(site: Path, name: str) -> None:
+    """An environment's record over packages that lie in `site`, without an interpreter."""
+    folder = paths.environments() / name
+    folder.mkdir(parents=True)
+    record = {"export": False, "python": "/elsewhere/python", "site": [str(site)]}
+    (folder / "environment.json").write_text(json.dumps(record))
+
+
+def test_a_plugin_of_an_environment_is_found_with_its_interpreter(tmp_path: Path) -> None:
+    install_plugin(tmp_path / "away", "distant", version="4.0", extra=EXPLODES)
+    assert "distant" not in {e.name for e in registry.discover().entries}
+    write_environment(tmp_path / "away", "distant")
+    entry = registry.find("distant")
+    assert (entry.origin, entry.python, entry.version) == ("environment", "/elsewhere/python", "4.0")
+    shutil.rmtree(paths.environments() / "distant")
+    assert "distant" not in {e.name for e in registry.discover().entries}
+
+
+def test_of_one_distribution_here_and_in_an_environment_the_environments_is_used(site: Path, tmp_path: Path) -> None:
+    install_plugin(site, "toy", version="1.0")
+    install_plugin(tmp_path / "away", "toy", version="2.0")
+    write_environment(tmp_path / "away", "toy")
+    (entry,) = [e for e in registry.discover().entries if e.name == "toy"]
+    assert (entry.state, entry.origin, entry.version) == (State.READY, "environment", "2.0")
+    assert entry.warning == "version 1.0 in this interpreter is not used"
 
 
 # ---- the cache ----
