@@ -1,6 +1,6 @@
 """A model and its contexts in libllama: pointers with an owner, failures with a type.
 
-Nothing here is edgecore's contract yet: `session` makes a `TextSession` of it, `benchmark` a native loop, `imatrix` watches it.
+Not edgecore's contract yet: `session` makes a `TextSession` of it, `benchmark` a native loop, `imatrix` watches it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Model:
     def checked(self, tokens: Sequence[int]) -> Tokens:
         """Token ids as libllama takes them. Raises `BadRequest` for ids outside the vocabulary."""
         ids = np.asarray(tokens, np.int64)
-        if ids.size and not (0 <= ids.min() and ids.max() < self.vocab_size):
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             bad = next(int(i) for i in ids if not 0 <= i < self.vocab_size)
             raise BadRequest(f"token id {bad}", supported=f"ids from 0 to {self.vocab_size - 1}")
         return ids.astype(np.int32)

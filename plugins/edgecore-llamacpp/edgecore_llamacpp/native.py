@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as libllama
+import numpy as np
+from numpy.typing import NDArray
 
 WARNING = 3
 """ggml's log levels: 3 warning, 4 error, 5 goes on with the line before."""
@@ -83,7 +85,7 @@ def forget_words() -> None:
 
 def last_words() -> str:
     """The last complaints of the library, in one line."""
-    lines = [" ".join(line.split()) for line in _log if line.strip()]
+    lines = [" ".join(line.split()) for line in _log if line.strip(" =\n")]
     return "; ".join(lines[-3:]) or "libllama did not say why"
 
 
@@ -163,3 +165,17 @@ class Threadpool:
         if self._pool:
             _function("ggml_threadpool_free", None, c_void_p)(self._pool)
             self._pool = None
+
+
+def is_host(tensor: Tensor) -> bool:
+    """Whether a tensor's data can be read where it lies."""
+    return bool(tensor.buffer is None or _function("ggml_backend_buffer_is_host", c_bool, c_void_p)(tensor.buffer))
+
+
+def read_device(tensor: Tensor) -> NDArray[np.float32]:
+    """A float32 tensor's data, copied from a device."""
+    size = int(_function("ggml_nbytes", c_size_t, c_void_p)(ctypes.addressof(tensor)))
+    data = np.empty(size // 4, np.float32)
+    get = _function("ggml_backend_tensor_get", None, c_void_p, c_void_p, c_size_t, c_size_t)
+    get(ctypes.addressof(tensor), data.ctypes.data, 0, size)
+    return data
