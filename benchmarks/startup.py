@@ -1,4 +1,4 @@
-"""What it costs to be asked for help: the registry and the command line over bare Python, with one plugin and with fifty.
+"""What it costs to be asked for help: the registry and the command line over bare Python, with one plugin and fifty.
 
     python benchmarks/startup.py [--repetitions 15]
 

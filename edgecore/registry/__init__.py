@@ -15,17 +15,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecore import paths
 from edgecore.contract.errors import BackendUnavailable, BadRequest
-from edgecore.contract.manifest import Manifest, parse
+
+if TYPE_CHECKING:
+    from edgecore.contract.manifest import Manifest
 
 __all__ = ["Discovery", "Entry", "State", "discover", "find", "usable"]
 
 ONLY = "EDGECORE_ONLY"
 """Environment variable: names of the backends that may be used, separated by commas; unset or empty allows all."""
-CACHE_SCHEMA = 1
+CACHE_SCHEMA = 2
 
 
 class State(StrEnum):
@@ -51,8 +53,10 @@ class Entry:
     state: State
     distribution: str = ""
     version: str = ""
+    runtime: str = ""
+    """The manifest's runtime distribution, here too so that listing parses no manifest."""
     runtime_version: str | None = None
-    """Of the manifest's runtime distribution as installed beside the plugin; None where it is missing."""
+    """Of the runtime as installed beside the plugin; None where it is missing."""
     python: str = ""
     """The interpreter that a worker of this plugin runs in."""
     search_path: tuple[str, ...] = ()
@@ -73,7 +77,11 @@ class Entry:
     @cached_property
     def manifest(self) -> Manifest | None:
         """None where it could not be read, or follows another contract."""
-        return parse(json.loads(self.data), self.location) if self.data else None
+        if not self.data:
+            return None
+        from edgecore.contract.manifest import parse
+
+        return parse(json.loads(self.data), self.location)
 
     @property
     def ready_manifest(self) -> Manifest:

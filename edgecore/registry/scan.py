@@ -165,6 +165,7 @@ def _judge(name: str, file: Path, base: Entry, installed: Mapping[str, Distribut
         warning = f"written for contract {major}.{minor}, newer than {ours} here: what it adds is not used"
     return replace(
         base,
+        runtime=manifest.runtime.distribution,
         runtime_version=runtime.version if runtime else None,
         warning=warning,
         data=json.dumps(data, default=str, separators=(",", ":")),
