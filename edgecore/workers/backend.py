@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from edgecore.registry import Entry
 from edgecore.workers import wrapping
 from edgecore.workers.channel import Channel
 from edgecore.workers.host import Host
-from edgecore.workers.limits import MemoryGuard
+from edgecore.workers.limits import guard_memory
 from edgecore.workers.proxies import RemoteMapping, RemoteTensorSession, RemoteTextSession
 from edgecore.workers.transport import QUIET, LocalProcess
 from edgecore.workers.wire import PROTOCOL
@@ -217,8 +218,8 @@ class _InWorker:
                 hint=f"edgecore plugin install {entry.name}" if foreign else "",
             ) from None
         self._channel = Channel(transport, entry.name)
-        self._guard = MemoryGuard(transport.pid, memory_limit, self._too_large) if memory_limit is not None else None
-        self._limit = memory_limit or 0
+        if memory_limit is not None:
+            guard_memory(transport.pid, memory_limit, self._channel.ended, _Excess(self._channel, memory_limit))
         self.pid = transport.pid
         hello = {
             "protocol": PROTOCOL,
@@ -250,15 +251,25 @@ class _InWorker:
         return self._channel.transport.tail() if self._channel.close.alive else ""
 
     def close(self) -> None:
-        if self._guard:
-            self._guard.stop()
         self._channel.close()
 
-    def _too_large(self, used: int) -> None:
-        self._channel.end(DoesNotFit(
-            f"the worker held {used / 2**20:,.0f} MiB of memory, more than its limit of {self._limit / 2**20:,.0f} MiB",
-            hint="a higher memory limit, a smaller precision or a shorter context",
-        ))  # fmt: skip
+
+class _Excess:
+    """Ends a worker that grew too large. Holds the channel weakly: watching must not keep a forgotten worker alive."""
+
+    def __init__(self, channel: Channel, limit: int) -> None:
+        self._channel, self._limit = weakref.ref(channel), limit
+
+    def __call__(self, used: int) -> None:
+        channel = self._channel()
+        if channel is not None:
+            held, limit = (f"{n / 2**20:,.0f} MiB" for n in (used, self._limit))
+            channel.end(
+                DoesNotFit(
+                    f"the worker held {held}, more than its limit of {limit} of memory",
+                    hint="a higher memory limit, a smaller precision or a shorter context",
+                )
+            )
 
 
 class _InProcess:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class _Line:
     inboxes: dict[int, Inbox] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
     sending: threading.Lock = field(default_factory=threading.Lock)
+    posted: deque[tuple[Any, ...]] = field(default_factory=deque)
     owner: int = field(default_factory=os.getpid)
 
 
@@ -67,6 +69,11 @@ class Channel:
     @property
     def alive(self) -> bool:
         return self.close.alive and not self._line.ended.is_set()
+
+    @property
+    def ended(self) -> threading.Event:
+        """Set once the worker is gone."""
+        return self._line.ended
 
     def call(
         self,
@@ -122,6 +129,21 @@ class Channel:
         """A worker that is gone is noticed by who waits for its answer."""
         with self._line.sending, suppress(OSError):
             self.transport.send(self._line.codec.pack(message))
+        self._flush()
+
+    def post(self, *message: Any) -> None:
+        """`send` for finalizers: they may run inside a send of this very thread, and then it goes out after that."""
+        self._line.posted.append(message)
+        self._flush()
+
+    def _flush(self) -> None:
+        line = self._line
+        while line.posted and line.sending.acquire(blocking=False):
+            try:
+                with suppress(OSError, IndexError):
+                    self.transport.send(line.codec.pack(line.posted.popleft()))
+            finally:
+                line.sending.release()
 
     def next(self, inbox: Inbox, until: float | None, doing: str) -> list[Any]:
         """The next message of a call. Raises `Timeout` at `until` (monotonic seconds), `WorkerCrashed` at its end."""
@@ -153,7 +175,7 @@ class Channel:
     def forget(self, number: int, seen: int) -> None:
         """Ask for the end of a stream that nobody reads any more, without waiting."""
         self._line.inboxes.pop(number, None)
-        self.send("cancel", number, seen)
+        self.post("cancel", number, seen)
 
     def end(self, reason: EdgecoreError) -> None:
         """Kill the worker; calls that wait, and later ones, raise `reason`."""
@@ -182,7 +204,8 @@ def _ending(status: int | None) -> str:
     if status >= 0:
         return f"exited with status {status}"
     try:
-        return f"died of {signal.Signals(-status).name}"
+        name = signal.Signals(-status).name
+        return f"died of {name}" + (" (the system may have run out of memory)" if name == "SIGKILL" else "")
     except ValueError:
         return f"died of signal {-status}"
 
@@ -227,7 +250,8 @@ def _shut_down(line: _Line, thread: threading.Thread) -> None:
     line.ended.wait(GRACE)
     line.transport.kill()
     line.transport.wait(GRACE)
-    thread.join(GRACE)
+    if thread is not threading.current_thread():  # The garbage collector runs in any thread.
+        thread.join(GRACE)
     line.reader.close()
     line.writer.close()
     line.transport.close()

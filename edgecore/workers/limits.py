@@ -1,10 +1,12 @@
 """A worker's memory limit. Anonymous memory is what counts: weights are mapped, so address space says nothing.
 
-Watched rather than enforced by the kernel where no cgroup was delegated to us, which is the usual case.
+Watched, and not left to a cgroup: memory.max counts the page cache of mapped weights too, so a worker within its limit
+would read them from the disk again at every token instead of being told that it does not fit.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,23 +16,18 @@ SAMPLE_SECONDS = 0.05
 """A page fault costs about 0.25 us, so a worker grows by at most some 0.5 GB between two samples."""
 
 
-class MemoryGuard:
-    """Watches a process and what it started, and calls `on_excess(bytes)` once when they hold more than `limit`."""
+def guard_memory(pid: int, limit: int, ended: threading.Event, on_excess: Callable[[int], None]) -> None:
+    """Watch a process and what it started until `ended`; call `on_excess(bytes)` once when they hold more than
+    `limit`."""
 
-    def __init__(self, pid: int, limit: int, on_excess: Callable[[int], None]) -> None:
-        self._pid, self._limit, self._on_excess = pid, limit, on_excess
-        self._stop = threading.Event()
-        threading.Thread(target=self._watch, name="edgecore-memory", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stop.set()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(SAMPLE_SECONDS):
-            used = anonymous_bytes(self._pid)
-            if used > self._limit:
-                self._on_excess(used)
+    def watch() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            used = anonymous_bytes(pid)
+            if used > limit:
+                on_excess(used)
                 return
+
+    threading.Thread(target=watch, name="edgecore-memory", daemon=True).start()
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -60,8 +57,6 @@ def _linux_anonymous(pid: int) -> int:
 
 
 def _linux_tree(pid: int) -> Iterator[int]:
-    import os
-
     yield pid
     with suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):

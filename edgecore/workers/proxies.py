@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -94,7 +95,8 @@ class RemoteStream(Iterator[Any]):
 
     def __del__(self) -> None:
         if getattr(self, "_number", None) is not None:
-            self.close()
+            with suppress(Exception):
+                self.close()
 
     def _grant(self, pieces: int) -> None:
         self._credit += pieces
@@ -267,7 +269,7 @@ class RemoteMapping(Mapping[str, Any]):
     def __init__(self, channel: Channel, facts: Mapping[str, Any]) -> None:
         self._remote = _Remote(channel, facts["object"], None)
         self._names = dict.fromkeys(facts["names"])
-        weakref.finalize(self, self._remote.close)
+        weakref.finalize(self, channel.post, "drop", facts["object"])
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:

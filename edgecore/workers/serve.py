@@ -107,6 +107,7 @@ class Server:
             "call": self._call,
             "more": self._more,
             "cancel": self._cancel,
+            "drop": self._drop,
             "bye": self._bye,
         }
         going = True
@@ -180,6 +181,12 @@ class Server:
         except Exception as error:
             print(f"while ending a stream: {error}", file=sys.stderr, flush=True)
         self._send("end", call)
+        return True
+
+    def _drop(self, target: int) -> bool:
+        thing = self.objects.pop(target, None)
+        with suppress(Exception):
+            getattr(thing, "close", lambda: None)()
         return True
 
     def _bye(self) -> bool:

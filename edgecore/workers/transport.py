@@ -112,7 +112,15 @@ class LocalProcess:
         self._from: BinaryIO = open(self._process.stdout.fileno(), "rb", closefd=False)  # noqa: SIM115
 
     def send(self, frame: bytes) -> None:
-        write_frame(self._to.fileno(), frame)
+        if self._to.closed:
+            raise BrokenPipeError("the worker was closed")
+        try:
+            write_frame(self._to.fileno(), frame)
+        except OSError:
+            raise
+        except BaseException:  # Ctrl-C in the middle: what follows half a frame cannot be understood.
+            self.kill()
+            raise
 
     def receive(self) -> bytes | None:
         return read_frame(self._from)

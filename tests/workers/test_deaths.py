@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from edgecore import registry
-from edgecore.contract.errors import DoesNotFit, EdgecoreError, Timeout, WorkerCrashed
+from edgecore.contract.errors import BackendUnavailable, DoesNotFit, EdgecoreError, Timeout, WorkerCrashed
 from edgecore.contract.sessions import TextSession
 from edgecore.workers import Backend, connect
 
@@ -198,7 +199,7 @@ def test_a_session_has_a_deadline_for_every_answer(backend: Backend, tmp_path: P
 def test_a_worker_above_its_memory_limit_is_ended(path: Path, tmp_path: Path) -> None:
     with connect(registry.find(path), memory_limit=300 << 20) as backend:
         convert(backend, tmp_path, "map")  # what is not anonymous does not count
-        with pytest.raises(DoesNotFit, match=r"held 3\d\d MiB of memory, more than its limit of 300 MiB"):
+        with pytest.raises(DoesNotFit, match=r"held 3\d\d MiB, more than its limit of 300 MiB"):
             convert(backend, tmp_path, "eat")
         assert gone(backend.pid)
 
@@ -216,6 +217,23 @@ def test_a_backend_that_is_forgotten_leaves_no_worker(path: Path) -> None:
     pid = backend.pid
     del backend
     assert gone(pid)
+
+
+@posix
+def test_a_fork_of_the_caller_that_ends_does_not_end_the_worker(backend: Backend) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            backend.close()
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert backend.probe().devices
+
+
+def test_an_interpreter_that_is_gone_is_unavailable(path: Path) -> None:
+    with pytest.raises(BackendUnavailable, match="cannot be started"):
+        connect(replace(registry.find(path), python="/no/such/python"))
 
 
 CALLER = """
