@@ -111,7 +111,7 @@ def test_twice_as_slow_is_a_ratio_of_a_half_and_an_arm_equals_itself(tmp_path: P
     assert (prefill.what, again.what) == ("prefill", "decode")
     assert again.interval.median == pytest.approx(1, abs=0.1)
     assert found.noise_floor is not None
-    assert found.noise_floor < 0.3
+    assert found.noise_floor >= abs(again.interval.high - 1)
 
 
 def test_it_is_json_raw_samples_included(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_it_is_json_raw_samples_included(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("claims", [0.3, 3.0])
 def test_a_runtime_that_claims_other_times_than_pass_is_void(tmp_path: Path, claims: float) -> None:
-    found = _measure(tmp_path, {"honest": Runtime(0.01), "liar": Runtime(0.01, claims)}, noise_floor=False)
+    found = _measure(tmp_path, {"honest": Runtime(0.015), "liar": Runtime(0.015, claims)}, noise_floor=False)
     honest, liar = found.arms
     assert honest.void == ""
     assert "claimed" in liar.void
