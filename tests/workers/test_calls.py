@@ -211,6 +211,22 @@ def test_a_generation_that_is_dropped_is_cancelled(plugin: Connect, tmp_path: Pa
     assert time.monotonic() - start < 1
 
 
+def test_what_the_garbage_collector_finds_is_given_back_without_a_deadlock(plugin: Connect, tmp_path: Path) -> None:
+    session = text(plugin(), tmp_path / "a")
+    gc.disable()
+    try:
+        for _ in range(20):
+            stream = session.generate([1], sampling=GREEDY)
+            next(stream)
+            knot: list[Any] = [stream]
+            knot.append(knot)  # only the collector can free it
+            del stream, knot
+    finally:
+        gc.enable()
+    gc.collect()
+    assert [p.token for p in session.generate([50], max_tokens=3, sampling=GREEDY)] == [51, 52, 53, -1]
+
+
 def test_nothing_is_computed_before_the_first_piece_is_asked_for(plugin: Connect, tmp_path: Path) -> None:
     session = text(plugin(), tmp_path / "a")
     session.context().prefill([1, 2, 3])

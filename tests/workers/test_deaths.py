@@ -86,6 +86,9 @@ class Dying(Session):
     def generate(self, tokens, **how):
         for token in range(3):
             yield Piece(token + 1, "x")
+        while how["stop"][0] == "endless":
+            time.sleep(0.01)
+            yield Piece(9, "x")
         act(how["stop"][0])
 """
 
@@ -252,6 +255,15 @@ if what == "forget":
     sys.exit(0)
 if what == "idle":
     time.sleep(600)
+if what == "endless":
+    from edgecore.contract import Artifact
+    session = backend.open(Artifact(Path("."), "dying", "text", "toy", "f16", ()), device="cpu")
+    try:
+        for piece in session.generate([1], stop=[what]):
+            pass
+    except KeyboardInterrupt:
+        print("interrupted", session.tokenize("a"), next(session.generate([1], stop=[what])).token, flush=True)
+        sys.exit(130)
 try:
     backend.convert(source=Path("."), out=Path("."), format=what, precision="f16", on_progress=report)
 except KeyboardInterrupt:
@@ -322,6 +334,13 @@ def test_ctrl_c_asks_the_worker_to_stop_and_keeps_it(caller: Callable[[str], Cal
     assert "interrupted\nalive cpu\n" in said
     assert one.process.returncode == 130
     assert (tmp_path / "cleaned up").exists()
+    assert gone(one.worker)
+
+
+@posix
+def test_ctrl_c_ends_an_answer_and_keeps_the_session(caller: Callable[[str], Caller]) -> None:
+    one = caller("endless")
+    assert one.end(signal.SIGINT) == "interrupted [97] 1\n"
     assert gone(one.worker)
 
 
