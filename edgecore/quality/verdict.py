@@ -16,7 +16,6 @@ from edgecore.quality.bounds import FILE, Bounds
 from edgecore.quality.divergence import Divergence
 from edgecore.quality.tensors import WeightNoise
 
-
 PATHS_X = 4
 """The two ways of computing err each on their own, and a few positions scatter more than a text does."""
 
