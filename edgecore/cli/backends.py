@@ -43,9 +43,7 @@ def command(name: str | None, as_json: bool) -> None:
 
 
 def _runtime(entry: Entry) -> str:
-    if entry.manifest is None:
-        return ""
-    return f"{entry.manifest.runtime.distribution} {entry.runtime_version or 'missing'}"
+    return f"{entry.runtime} {entry.runtime_version or 'missing'}" if entry.runtime else ""
 
 
 def _probe(name: str) -> tuple[str, str]:
