@@ -30,7 +30,7 @@ def command(model: str, system: str | None, **how: Any) -> None:
         while turn := _ask():
             messages.append({"role": "user", "content": turn})
             prompt = session.tokenize(session.apply_chat(messages), add_special=False, parse_special=True)
-            answer = stream(session, prompt, how, show=True, reuse=True)
+            answer = stream(session, prompt, how, show=True, chat=True)
             messages.append({"role": "assistant", "content": answer["text"]})
 
 

@@ -69,26 +69,34 @@ def command(model: str, prompt: str | None, inputs: Path | None, out: Path | Non
 
 
 def stream(
-    session: TextSession, tokens: list[int], how: dict[str, Any], show: bool, reuse: bool = False
+    session: TextSession, tokens: list[int], how: dict[str, Any], show: bool, chat: bool = False
 ) -> dict[str, Any]:
-    """Generate and print as it comes; the text, the ids, why it ended, and the rates as a person felt them."""
+    """Generate and print as it comes; the text, the ids, why it ended, and the times as a person felt them.
+
+    In a chat earlier turns are not computed again, and Ctrl-C ends the answer instead of the command.
+    """
     from edgecore.cli._models import sampling
 
     started = time.perf_counter()
-    first = None
-    text, ids, finish = [], [], ""
+    first, finish = None, ""
+    text: list[str] = []
+    ids: list[int] = []
     limit = None if how["max_tokens"] < 0 else how["max_tokens"]
-    pieces = session.generate(tokens, max_tokens=limit, sampling=sampling(how), stop=how["stop"], reuse_cache=reuse)
-    for piece in pieces:
-        if first is None:
-            first = time.perf_counter() - started
-        if piece.token >= 0 and piece.finish != "eos":
-            ids.append(piece.token)
-        text.append(piece.text)
-        finish = piece.finish
-        if show and piece.text:
-            sys.stdout.write(piece.text)
-            sys.stdout.flush()
+    pieces = session.generate(tokens, max_tokens=limit, sampling=sampling(how), stop=how["stop"], reuse_cache=chat)
+    try:
+        for piece in pieces:
+            first = first or time.perf_counter() - started
+            if piece.token >= 0 and piece.finish != "eos":
+                ids.append(piece.token)
+            text.append(piece.text)
+            finish = piece.finish
+            if show and piece.text:
+                sys.stdout.write(piece.text)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        if not chat:
+            raise
+        finish = "interrupted"
     if show:
         sys.stdout.write("\n")
         sys.stdout.flush()

@@ -155,12 +155,16 @@ class Backend:
         deadline: float | None = None,
         owned: bool = False,
     ) -> TextSession | TensorSession:
-        """A session. `owned`: closing it closes this backend too."""
+        """A session. `deadline` holds for opening it and for every later answer and piece (`session.deadline`).
+        `owned`: closing it closes this backend too."""
         answer = self._call(
             "edgecore_run", deadline, artifact=artifact, device=device, context_length=context_length,
             threads=threads, options=dict(options or {}),
         )  # fmt: skip
-        return self._target.session(answer, self.close if owned else None)
+        session = self._target.session(answer, self.close if owned else None)
+        if isinstance(session, RemoteTextSession | RemoteTensorSession):
+            session.deadline = deadline
+        return session
 
     def benchmark(
         self,
