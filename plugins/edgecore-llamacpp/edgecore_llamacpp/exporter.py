@@ -1,5 +1,5 @@
-"""llama.cpp's own converter, for architectures that the neutral model does not cover. Lives in an environment of its own,
-because it needs torch and transformers.
+"""llama.cpp's own converter, for architectures that the neutral model does not cover. It lives in an environment of its
+own, because it needs torch and transformers.
 
 It is run as people run it, as a script: its folder is not a package, and a crash in it must be an answer.
 """

@@ -132,7 +132,7 @@ def _wanted(tensor: native.Tensor) -> bool:
 
 def _name(tensor: native.Tensor) -> str:
     """The weight's name without what devices put around it: `CUDA0#blk.0.attn_k.weight#0`."""
-    name = tensor.src[0].contents.name.decode("utf-8", "replace")
+    name: str = tensor.src[0].contents.name.decode("utf-8", "replace")
     return name.split("#")[1] if "#" in name else name
 
 

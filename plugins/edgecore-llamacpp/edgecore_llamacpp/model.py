@@ -163,7 +163,8 @@ class Context:
 
     def last_logits(self) -> NDArray[np.float32]:
         """A view of the last token's logits, (vocab,), valid until the next call."""
-        return self._view(libllama.llama_get_logits_ith(self.pointer, -1), 1)[0]
+        row: NDArray[np.float32] = self._view(libllama.llama_get_logits_ith(self.pointer, -1), 1)[0]
+        return row
 
     def _view(self, pointer: Any, rows: int) -> NDArray[np.float32]:
         """The address hardly ever changes, and making a view costs more than looking one up."""
@@ -200,7 +201,7 @@ def observer(callback: Callable[[Any, bool], bool]) -> Any:
     """`callback(tensor: native.Tensor, ask)` as libllama takes it. Asked before an operator runs whether its result is
     wanted, and called again with it; False then stops the computation. It must not raise."""
 
-    @libllama.ggml_backend_sched_eval_callback
+    @libllama.ggml_backend_sched_eval_callback  # type: ignore[untyped-decorator]
     def called(tensor: int, ask: bool, _data: Any) -> bool:
         return callback(native.Tensor.from_address(tensor), ask)
 

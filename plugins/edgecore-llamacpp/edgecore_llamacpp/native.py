@@ -14,10 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as libllama
+import llama_cpp.llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+libllama: Any = llama_cpp.llama_cpp
+"""The declarations, without types: ctypes has none that a checker could follow."""
 WARNING = 3
 """ggml's log levels: 3 warning, 4 error, 5 goes on with the line before."""
 OP_NONE, OP_MUL_MAT = "NONE", "MUL_MAT"
@@ -62,7 +64,7 @@ class _ThreadpoolParams(ctypes.Structure):
     )
 
 
-@libllama.llama_log_callback
+@libllama.llama_log_callback  # type: ignore[untyped-decorator]
 def _keep(level: int, text: bytes, _data: Any) -> None:
     line = (text or b"").decode("utf-8", "replace")
     if level == 5 and _log:

@@ -1,0 +1,140 @@
+"""Convert writes what libllama computes the same answers from as the oracle, and says what it could not keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgecore.checkpoint import Oracle, open_checkpoint
+from edgecore.checkpoint.gguf_file import GgufArray, read_gguf
+from edgecore.contract import Artifact, Cancelled, ConvertLimits, DoesNotFit, UnsupportedModel, UnsupportedPrecision
+
+from support.tiny import TEXT, tiny_llama
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def divergence(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """Mean KL, nats."""
+
+    def logs(x: np.ndarray) -> np.ndarray:
+        x = x.astype(np.float64) - x.max(-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+    p, q = logs(reference), logs(candidate)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def both(llama: Any, source: Path, artifact: Artifact, count: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of the oracle on the source and of libllama on the artifact, in float32 throughout."""
+    with open_checkpoint(source) as model, llama.run(artifact, 128, kv_cache="f32", flash_attention="off") as session:
+        tokens = model.tokenizer.encode(TEXT)[:count]
+        assert session.tokenize(TEXT)[:count] == tokens
+        oracle = np.concatenate(list(Oracle(model.decoder, model.tensors).score(tokens)))
+        return oracle, np.concatenate(list(session.score(tokens)))
+
+
+@pytest.mark.parametrize(
+    ("precision", "bound", "bits"), [("f32", 1e-8, 32), ("f16", 1e-4, 16), ("bf16", 0.005, 16), ("q8_0", 0.05, 8.5)]
+)
+def test_each_precision_gives_the_oracles_answers(
+    llama: Any,
+    tiny: Path,
+    native: Callable[[Path], Artifact],
+    tmp_path: Path,
+    precision: str,
+    bound: float,
+    bits: float,
+) -> None:
+    made = llama.convert(tiny, tmp_path / "out", precision)
+    assert [(f.path, f.role) for f in made.files] == [("model.gguf", "model")]
+    assert made.weights.eligible_bits_per_weight == bits
+    assert made.weights.bits_per_weight == pytest.approx(bits, rel=0.01)
+    assert divergence(*both(llama, tiny, native(tmp_path / "out" / "model.gguf"))) < bound
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"tied": False, "rope": LLAMA3, "head_dim": 128},
+        {"rope": {"rope_type": "linear", "factor": 2.0}},
+        {"heads": 8, "kv_heads": 8, "dtype": "BF16", "shards": 2},
+    ],
+    ids=["llama3-rope untied wide-heads", "linear-rope", "multi-head sharded"],
+)
+def test_every_shape_of_the_family_survives(
+    llama: Any, native: Callable[[Path], Artifact], tmp_path: Path, shape: dict[str, Any]
+) -> None:
+    source = tiny_llama(tmp_path / "hf", **shape)
+    llama.convert(source, tmp_path / "out", "f32")
+    assert divergence(*both(llama, source, native(tmp_path / "out" / "model.gguf"))) < 1e-8
+
+
+def test_a_gguf_source_keeps_its_metadata(llama: Any, tiny_gguf: Artifact, tmp_path: Path) -> None:
+    llama.convert(tiny_gguf.model, tmp_path / "out", "q8_0")
+
+    def metadata(path: Path) -> dict[str, Any]:
+        values = read_gguf(path)[0].metadata
+        return {k: v.read() if isinstance(v, GgufArray) else v for k, v in values.items()}
+
+    before, after = metadata(tiny_gguf.model), metadata(tmp_path / "out" / "model.gguf")
+    assert {k for k in before if before[k] != after[k]} == {"general.file_type"}
+    assert after.keys() == before.keys()
+
+
+def test_what_was_lost_before_is_said(llama: Any, tiny_gguf: Artifact, tmp_path: Path) -> None:
+    llama.convert(tiny_gguf.model, tmp_path / "q8", "q8_0")
+    made = llama.convert(tmp_path / "q8" / "model.gguf", tmp_path / "out", "f16")
+    assert "Q8_0" in made.notes[0]
+
+
+def test_rows_that_do_not_divide_fall_back_and_are_listed(llama: Any, tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "hf", hidden=48, heads=3, kv_heads=1, intermediate=64)
+    made = llama.convert(source, tmp_path / "out", "q8_0")
+    named = {fallback.tensor: fallback.got for fallback in made.weights.fallbacks}
+    assert named["token_embd.weight"] == named["blk.0.attn_q.weight"] == "F16"
+    assert "blk.0.ffn_down.weight" not in named
+
+
+def test_progress_counts_bytes_to_the_end_and_can_cancel(llama: Any, tiny: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    llama.convert(tiny, tmp_path / "out", progress=lambda done, total, stage="": seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
+    assert seen[-1][1] == pytest.approx((tmp_path / "out" / "model.gguf").stat().st_size, rel=0.05)
+
+    def cancel(done: int, total: int, stage: str = "") -> None:
+        if done > total / 2:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        llama.convert(tiny, tmp_path / "cancelled", progress=cancel)
+
+
+def test_what_cannot_be_done_is_refused(llama: Any, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFit, match="trained for 512"):
+        llama.convert(tiny, tmp_path / "a", limits=ConvertLimits(max_context=513))
+    with pytest.raises(UnsupportedModel, match="onnx"):
+        llama.convert(tiny, tmp_path / "b", format="onnx")
+
+
+def test_numbers_that_float16_cannot_hold_are_refused(llama: Any, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    source = tiny_llama(tmp_path / "hf", dtype="F32")
+    weights = load_file(source / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][3, 5] = 1e6
+    save_file(weights, source / "model.safetensors")
+    with pytest.raises(UnsupportedPrecision, match=r"ffn_up.*1e\+06"):
+        llama.convert(source, tmp_path / "out")
+    assert llama.convert(source, tmp_path / "wide", "f32").weights
