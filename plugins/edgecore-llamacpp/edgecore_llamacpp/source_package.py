@@ -42,7 +42,8 @@ def llama_cpp(folder: Path | None = None, sdist: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=parent, prefix="unpacking-") as name:
         temporary = Path(name)
         with tarfile.open(sdist or _download(temporary)) as archive:
-            archive.extractall(temporary, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later
+            archive.extractall(temporary)
         top = temporary / f"llama_cpp_python-{RUNTIME}"
         if not (top / "vendor" / "llama.cpp").is_dir():
             raise BackendUnavailable(f"{sdist or 'the package'} does not hold llama-cpp-python {RUNTIME} and llama.cpp")

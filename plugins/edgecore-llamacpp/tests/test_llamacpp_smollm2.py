@@ -73,7 +73,7 @@ def test_each_precision_loses_what_it_is_known_to_lose(
     worst: float,
     fallbacks: int,
 ) -> None:
-    """Rows of 576 do not divide by 256: 180 matrices and the embeddings fall back where the base type has such blocks."""
+    """Rows of 576 do not divide by 256: 180 matrices and the embeddings fall back where blocks are that large."""
     made = llama.quantize(f16, tmp_path / "out", precision)
     assert len(made.weights.fallbacks) == fallbacks
     assert best <= diverging(llama, native(tmp_path / "out" / "model.gguf"), oracle).kl_mean <= worst
