@@ -1,8 +1,8 @@
 """The Python face: the command line's verbs as functions. Errors are `edgecore.contract.EdgecoreError`s.
 
 `model` is what the command line takes: a source (a path, `pypi:DIST`, `hf:ORG/NAME[@REV][:QUANT|/FILE]`), a native file
-or folder, an artifact's path or id, or an `Artifact`. `on_progress(done, total, stage)` is called as work goes on and may
-raise `Cancelled` to stop it.
+or folder, an artifact's path or id, or an `Artifact`. `on_progress(done, total, stage)` is called as work goes on and
+may raise `Cancelled` to stop it.
 """
 
 from __future__ import annotations

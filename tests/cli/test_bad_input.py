@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+
 from support.cli import edgecore
 from support.tiny import tiny_llama
 

@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from support.cli import edgecore
 
 from edgecore.cli import COMMANDS
+
+from support.cli import edgecore
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["backends"], ["backends", "--json"]])

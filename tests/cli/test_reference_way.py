@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from support.cli import edgecore
 from support.tiny import tiny_llama
 

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+
 from support.cli import edgecore
 
-onnx = pytest.importorskip("onnx", reason="tensor models need the reference plugin's onnx; the core's environment has it")
+onnx = pytest.importorskip(
+    "onnx", reason="tensor models need the reference plugin's onnx; the core's environment has it"
+)
 
 
 @pytest.fixture(scope="module")

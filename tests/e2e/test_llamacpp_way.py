@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from support.cli import edgecore
 from support.tiny import tiny_llama
 
@@ -156,5 +157,5 @@ def test_ctrl_c_leaves_no_orphan(tiny):
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=15)
-    gone, alive = psutil.wait_procs(children, timeout=5)
+    _gone, alive = psutil.wait_procs(children, timeout=5)
     assert not alive

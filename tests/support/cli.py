@@ -22,7 +22,9 @@ class Result:
         return json.loads(self.out)
 
 
-def edgecore(*arguments: object, stdin: str | None = None, timeout: float = 240, cwd: Path | None = None, **env: str) -> Result:
+def edgecore(
+    *arguments: object, stdin: str | None = None, timeout: float = 240, cwd: Path | None = None, **env: str
+) -> Result:
     """Run `edgecore ARGUMENTS...`; a hang is a failure of the test."""
     done = subprocess.run(
         [sys.executable, "-m", "edgecore", *map(str, arguments)],
