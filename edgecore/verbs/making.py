@@ -63,6 +63,7 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target)
     precision = _select(entry, making.precision or default_precision(entry))
+    _check_calibration(entry, precision, making)
     if target.artifact:
         return _quantize(entry, target.artifact, None, precision, making, on_progress)
     source = _source(target)
@@ -118,6 +119,7 @@ def _quantize(
             f"{precision.name} is made by convert, from the source, not from an artifact",
             supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.by != "convert"),
         )
+    _check_calibration(entry, precision, making)
     options = _options(entry, making.options, ("quantize",))
     with connect(entry, memory_limit=making.memory_limit) as backend:
         source = source or verifying.source_of(base, making.offline, on_progress)
@@ -177,12 +179,6 @@ def _quantized(
     making: Making,
     progress: Progress,
 ) -> Artifact:
-    if precision.calibration == "required" and making.calibration is None:
-        raise UnsupportedPrecision(
-            f"{precision.name} needs calibration data and none was given",
-            supported=", ".join(p.name for p in backend.entry.ready_manifest.precisions if p.calibration != "required"),
-            hint=f"the same command with --calibration {'FILE.txt' if base.task == 'text' else 'FOLDER'}",
-        )
     base_digest = base.id or (source.digest if source else "")
     step = _step("quantize", backend, precision, options) | {
         "from": base_digest,
@@ -309,6 +305,22 @@ def _source(target: Target) -> Source:
     return target.source
 
 
+def _check_calibration(entry: Entry, precision: Precision, making: Making) -> None:
+    """Refuse a precision that needs calibration data, and data that is not there, before anything is converted."""
+    if making.calibration is not None:
+        if not making.calibration.exists():
+            raise BadRequest(
+                f"calibration data {making.calibration} does not exist",
+                supported="a UTF-8 text file (text models) or a folder of .npz files (tensor models)",
+            )
+    elif precision.calibration == "required":
+        raise UnsupportedPrecision(
+            f"{precision.name} needs calibration data and none was given",
+            supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.calibration != "required"),
+            hint="the same command with --calibration FILE.txt",
+        )
+
+
 def _origin(source: Source) -> dict[str, Any]:
     """The first step of every chain."""
     return {"verb": "source", "spec": source.spec, "digest": source.digest, **source.origin}
@@ -346,10 +358,6 @@ def _converter(backend: Backend, exporter: bool, making: Making) -> AbstractCont
 
 def _digest(path: Path) -> str:
     """sha256 of a calibration file, or of every file below a folder in order."""
-    if not path.exists():
-        raise BadRequest(
-            f"calibration data {path} does not exist", supported="a UTF-8 text file or a folder of .npz files"
-        )
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(file.name.encode())
