@@ -1,6 +1,6 @@
-"""Interpreters of their own for plugins and exporters, because their dependencies cannot live together (FACTS:
-optimum-intel against mlx-lm, onnxruntime's wheels against each other), and the one place that knows how anything of
-edgecore is installed.
+"""Interpreters of their own for plugins and exporters, because their dependencies cannot live together (optimum-intel
+against mlx-lm, onnxruntime's wheels against each other), and the one place that knows how anything of edgecore is
+installed.
 """
 
 from __future__ import annotations

@@ -198,7 +198,8 @@ def environment_records() -> list[Path]:
 def _cache_file() -> Path:
     from binascii import crc32
 
-    return paths.index() / f"plugins-{crc32(sys.executable.encode()):08x}.json"
+    # One file a `sys.path`, so that `edgecore` and `python -m edgecore` do not outdate each other.
+    return paths.index() / f"plugins-{crc32(os.pathsep.join([sys.executable, *sys.path]).encode()):08x}.json"
 
 
 def _fingerprint() -> str:
