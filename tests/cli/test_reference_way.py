@@ -1,5 +1,9 @@
 """One complete way through the command line with the reference plugin, which needs no runtime."""
 
+import getpass
+import socket
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -61,7 +65,6 @@ def test_a_built_artifact_runs_by_its_id_and_by_a_copy_elsewhere(tiny, tmp_path)
 
 def test_a_tampered_artifact_is_found_by_verify(tiny):
     made = edgecore("build", tiny, "--backend", "reference", "--precision", "f32", "--json").json
-    from pathlib import Path
 
     victim = next(p for p in Path(made["path"]).rglob("*.safetensors"))
     victim.chmod(0o644)
@@ -105,3 +108,39 @@ def test_doctor_probes_and_listing_remembers():
     assert rows["reference"]["probe"]["devices"][0]["available"]
     listed = {b["name"]: b for b in edgecore("backends", "--json").json}
     assert listed["reference"]["probe"]["when"] == rows["reference"]["probe"]["when"]
+
+
+def test_logits_made_elsewhere_stand_in_for_an_oracle_that_does_not_fit(tiny, tmp_path):
+    made = edgecore("logits", tiny, "--backend", "reference", "--level", "quick", "--out", tmp_path / "reference.npy")
+    assert made.code == 0, made.err
+    found = edgecore(
+        "evaluate", tiny, "--backend", "reference", "--precision", "bf16", "--level", "quick",
+        "--against", tmp_path / "reference.npy", "--json",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert found.json["method"] == "logits"
+    assert 0 < found.json["total"]["kl_mean"] < 0.01
+    assert "reference.npy" in found.json["notes"][0]
+    assert found.json["file"] is None
+
+
+def test_logits_of_another_text_are_refused(tiny, tmp_path):
+    np.save(tmp_path / "short.npy", np.zeros((5, 512), np.float32))
+    found = edgecore(
+        "evaluate", tiny, "--backend", "reference", "--level", "quick", "--against", tmp_path / "short.npy"
+    )
+    assert found.code == 2
+    assert "short.npy" in found.err
+
+
+def test_evidence_is_kept_beside_the_sealed_payload_without_user_or_host(tiny):
+    made = edgecore("build", tiny, "--backend", "reference", "--precision", "f32", "--json").json
+
+    records = list((Path(made["path"]) / "evidence").glob("*.json"))
+    assert len(records) == 1
+    text = records[0].read_text()
+
+    assert socket.gethostname() not in text
+    assert f'"{getpass.getuser()}"' not in text
+    edgecore("evaluate", made["id"], "--level", "quick")
+    assert len(list((Path(made["path"]) / "evidence").glob("*.json"))) == 2
