@@ -15,7 +15,13 @@ from typing import Any
 
 from edgecore import __version__
 from edgecore.contract.artifacts import Artifact, Made
-from edgecore.contract.errors import BackendUnavailable, BadRequest, UnsupportedModel, UnsupportedPrecision
+from edgecore.contract.errors import (
+    BackendUnavailable,
+    BadRequest,
+    QualityRefused,
+    UnsupportedModel,
+    UnsupportedPrecision,
+)
 from edgecore.contract.hookspecs import ConvertLimits
 from edgecore.contract.options import Value, resolve
 from edgecore.contract.precisions import Precision, PrecisionClass, select
@@ -67,7 +73,7 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     if target.artifact:
         return _quantize(entry, target.artifact, None, precision, making, on_progress)
     source = _source(target)
-    exporter = _through_exporter(entry, source)
+    exporter = _through_exporter(entry, source, making)
     options = _options(entry, making.options, ("convert",) if precision.by == "convert" else ("convert", "quantize"))
     with connect(entry, memory_limit=making.memory_limit) as backend:
         first = precision if precision.by == "convert" else _select(entry, PrecisionClass.HALF.value)
@@ -91,7 +97,7 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
     if target.artifact:
         raise BadRequest(f"{given} is an artifact already", hint=f"edgecore quantize {given} --precision q8_0")
     source = _source(target)
-    exporter = _through_exporter(entry, source)
+    exporter = _through_exporter(entry, source, making)
     options = _options(entry, making.options, ("convert",))
     with connect(entry, memory_limit=making.memory_limit) as backend:
         return _convert(backend, source, precision, options["convert"], making, on_progress, exporter)
@@ -326,10 +332,11 @@ def _origin(source: Source) -> dict[str, Any]:
     return {"verb": "source", "spec": source.spec, "digest": source.digest, **source.origin}
 
 
-def _through_exporter(entry: Entry, source: Source) -> bool:
+def _through_exporter(entry: Entry, source: Source, making: Making) -> bool:
     """From the headers, before any work: False for the neutral model, True where only the backend's exporter can.
 
-    Raises `UnsupportedModel`, with the command that installs the exporter where there is one.
+    Raises `UnsupportedModel`, with the command that installs the exporter where there is one, and `QualityRefused` where
+    nobody allowed what cannot be compared: an exporter's own half precision has no reference.
     """
     manifest = entry.ready_manifest
     if source.kind not in manifest.sources:
@@ -346,6 +353,12 @@ def _through_exporter(entry: Entry, source: Source) -> bool:
             find_exporter(entry)
         except BackendUnavailable as missing:
             raise UnsupportedModel(error.what, supported=error.supported, hint=missing.hint) from None
+        if not making.allow_unverified:
+            raise QualityRefused(
+                f"{error.what}; {manifest.exporter.name} would convert it, and nothing here can check the result",
+                supported="families of the neutral model: " + error.supported,
+                hint="the same command with --allow-unverified",
+            ) from None
         return True
     return False
 
