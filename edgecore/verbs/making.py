@@ -335,8 +335,8 @@ def _origin(source: Source) -> dict[str, Any]:
 def _through_exporter(entry: Entry, source: Source, making: Making) -> bool:
     """From the headers, before any work: False for the neutral model, True where only the backend's exporter can.
 
-    Raises `UnsupportedModel`, with the command that installs the exporter where there is one, and `QualityRefused` where
-    nobody allowed what cannot be compared: an exporter's own half precision has no reference.
+    Raises `UnsupportedModel`, with the command that installs the exporter where there is one, and `QualityRefused`
+    where nobody allowed what cannot be compared: an exporter's own half precision has no reference.
     """
     manifest = entry.ready_manifest
     if source.kind not in manifest.sources:
