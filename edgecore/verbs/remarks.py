@@ -5,6 +5,10 @@ from __future__ import annotations
 from edgecore.measure import Comparison
 
 
+NOISY = 0.1
+"""Noise floor above which a reader is told that the figures mean little."""
+
+
 def remarks(comparison: Comparison) -> list[str]:
     """Ratios, the noise floor and whatever speaks against the figures, one line each."""
     lines = [
@@ -13,6 +17,8 @@ def remarks(comparison: Comparison) -> list[str]:
     ]
     if comparison.noise_floor is not None:
         lines.append(f"noise floor (the first arm against itself): {comparison.noise_floor:.1%}")
+        if comparison.noise_floor > NOISY:
+            lines.append("this machine was busy: measure again when it is quiet before you believe a difference")
     if comparison.bandwidth:
         lines.append(f"memory bandwidth measured here: {comparison.bandwidth / 1e9:.1f} GB/s")
     lines += [f"not comparable: {reason}" for reason in comparison.not_comparable]
