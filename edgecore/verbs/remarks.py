@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from edgecore.measure import Comparison
 
-
 NOISY = 0.1
 """Noise floor above which a reader is told that the figures mean little."""
 

