@@ -108,4 +108,6 @@ def _making(how: Mapping[str, Any]) -> Making:
     unknown = set(how) - set(Making.__slots__)
     if unknown:
         raise TypeError(f"unexpected keyword {unknown.pop()!r}; known: {', '.join(Making.__slots__)}")
-    return Making(**how)
+    if how.get("calibration") is not None:
+        how = {**how, "calibration": Path(how["calibration"])}
+    return Making(**{**how, "options": how.get("options") or {}})

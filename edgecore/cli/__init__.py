@@ -5,14 +5,17 @@ This module and what it imports at its top must stay free of numpy, pluggy and i
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgecore import __version__
-from edgecore.contract.errors import EdgecoreError
+from edgecore.contract.errors import BadRequest, Cancelled, DoesNotFit, EdgecoreError, PluginFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,8 +41,18 @@ COMMANDS = {
 """Name and help in the order of `edgecore --help`; each lives in the module `edgecore.cli.NAME`, as `command`."""
 
 
+class _ReaderLeft(Exception):
+    """The reader of our output (head, less) went away. No `OSError`: click would end the process with 1."""
+
+
 class Commands(click.Group):
     """Imports a command when it is asked for. Distributions add theirs by the entry point group `edgecore.commands`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderLeft from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(set(_added()) - set(COMMANDS))]
@@ -120,28 +133,54 @@ def _run(arguments: list[str]) -> int:
         _show_error(error, as_json)
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        if as_json:
+            asked = getattr(error, "ctx", None)
+            command = asked.command_path if asked else "edgecore"
+            _show_error(BadRequest(error.format_message(), hint=f"{command} --help"), as_json)
+        else:
+            error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         if debug:
             raise
-        click.echo("interrupted", err=True)
+        if as_json:
+            _show_error(Cancelled("interrupted"), as_json)
+        else:
+            click.echo("interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        # The reader of our output (head, less) went away: its right, and the interpreter must not complain at exit.
-        sys.stdout = open("/dev/null", "w") if sys.platform != "win32" else sys.stdout  # noqa: SIM115
+    except _ReaderLeft:
+        # Its right, and no failed check; what is still buffered must not complain at exit.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if debug:
             raise
-        _show_error(EdgecoreError(f"{type(error).__name__}: {error}", hint="the same command with --debug"), as_json)
-        return 4
+        typed = _typed(error)
+        _show_error(typed, as_json)
+        return typed.exit_code
+
+
+def _typed(error: Exception) -> EdgecoreError:
+    """What reached the top without our words: a name or text that the system refuses is bad input, the rest a fault."""
+    if isinstance(error, UnicodeError):
+        return BadRequest(f"not UTF-8 text: {error}", supported="arguments and input in UTF-8")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG):
+        return DoesNotFit(f"{error.filename or 'a file'}: {error.strerror}", hint="edgecore cache ls")
+    if isinstance(error, OSError) and error.filename is not None:
+        return BadRequest(
+            f"{os.fsdecode(error.filename)}: {error.strerror}", supported="a path that this user may read or write"
+        )
+    return PluginFault(f"{type(error).__name__}: {error}", hint="the same command with --debug")
 
 
 def _show_error(error: EdgecoreError, as_json: bool) -> None:
     if as_json:
         import json
 
-        click.echo(json.dumps(error.to_wire()))
+        try:
+            click.echo(json.dumps(error.to_wire()))
+        except OSError:  # standard output is what failed: a full disk, say
+            click.echo(f"error: {error}", err=True)
     else:
         click.echo(f"error: {error}", err=True)

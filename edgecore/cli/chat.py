@@ -25,7 +25,7 @@ def command(model: str, system: str | None, **how: Any) -> None:
         runnable = prepare(model, how, bars)
     messages = [{"role": "system", "content": system}] if system else []
     with open_text(runnable, how) as session:
-        if sys.stdin.isatty():
+        if sys.stdin and sys.stdin.isatty():
             note("An empty line or Ctrl-D ends the chat; Ctrl-C ends an answer.")
         while turn := _ask():
             messages.append({"role": "user", "content": turn})
@@ -35,6 +35,8 @@ def command(model: str, system: str | None, **how: Any) -> None:
 
 
 def _ask() -> str:
+    if sys.stdin is None:
+        return ""
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:

@@ -31,6 +31,8 @@ def command(model: str, tokens: Path | None, level: str | None, out: Path, as_js
 
     if (tokens is None) == (level is None):
         raise BadRequest("logits of what?", supported="either --tokens IN.npy or --level quick|full")
+    if tokens and out.exists() and out.samefile(tokens):
+        raise BadRequest(f"{out} holds the tokens", supported="another name for the logits")
     ids = read_tokens(tokens) if tokens else []
     with Bars(quiet=as_json) as bars:
         runnable = prepare(model, how, bars, say=not as_json)

@@ -30,6 +30,13 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
     return pairs
 
 
+def _a_number(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    # nan passes every range: it is neither below nor above.
+    if value is not None and value != value:
+        raise click.BadParameter("nan is not a number", ctx, parameter)
+    return value
+
+
 backend: Callable[[Any], Any] = click.option(
     "--backend", metavar="NAME", help="Backend, or the path of a plugin under development."
 )
@@ -54,11 +61,17 @@ out: Callable[[Any], Any] = click.option(
 )
 as_json: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 deadline: Callable[[Any], Any] = click.option(
-    "--timeout", "deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after this."
+    "--timeout",
+    "deadline",
+    type=click.FloatRange(min=0, min_open=True, max=1e8),
+    callback=_a_number,
+    metavar="SECONDS",
+    help="Give up after this.",
 )
 memory_limit: Callable[[Any], Any] = click.option(
     "--memory-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=1e9),
+    callback=_a_number,
     metavar="MB",
     help="Anonymous memory that the worker may use.",
 )

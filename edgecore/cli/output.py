@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 import click
 
+from edgecore.contract.errors import BadRequest
+
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
     """Rows under headers, columns two spaces apart; columns whose index is in `right` are right-aligned."""
@@ -43,6 +45,21 @@ def size(n: float) -> str:
 def note(text: str) -> None:
     """A line for the person, on standard error so that standard output stays the result."""
     click.echo(text, err=True)
+
+
+def standard_input(what: str) -> str:
+    """All of standard input, nothing where it is closed. Raises `BadRequest` where it is not UTF-8, in any locale."""
+    if sys.stdin is None:
+        return ""
+    if sys.stdin.isatty():
+        note(f"reading the {what} from the keyboard; end it with Ctrl-D")
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            f"the {what} on standard input is not UTF-8 (byte {error.start})", supported="UTF-8 text"
+        ) from None
 
 
 class Bars:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgecore.cli import options as shared
-from edgecore.cli.output import Bars, emit_json, note
+from edgecore.cli.output import Bars, emit_json, note, standard_input
 from edgecore.contract.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def command(model: str, prompt: str | None, inputs: Path | None, out: Path | Non
         return
     from edgecore.cli._models import open_text
 
-    text = _prompt(prompt)
+    text = standard_input("prompt") if prompt is None or prompt == "-" else prompt
     with open_text(runnable, how) as session:
         tokens = session.tokenize(text)
         result = stream(session, tokens, how, show=not as_json)
@@ -107,17 +107,3 @@ def stream(
         "time_to_first_token_s": first,
         "seconds": time.perf_counter() - started,
     }
-
-
-def _prompt(given: str | None) -> str:
-    if given is not None and given != "-":
-        return given
-    if sys.stdin.isatty():
-        note("reading the prompt from the keyboard; end it with Ctrl-D")
-    data = sys.stdin.buffer.read()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadRequest(
-            f"the prompt on standard input is not UTF-8 (byte {error.start})", supported="UTF-8 text"
-        ) from None

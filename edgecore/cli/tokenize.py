@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 from edgecore.cli import options as shared
-from edgecore.cli.output import Bars, emit_json, table
+from edgecore.cli.output import Bars, emit_json, standard_input, table
 
 
 @click.command()
@@ -29,7 +28,7 @@ def command(
         runnable = prepare(model, how, bars, say=not as_json)
     with open_text(runnable, how) as session:
         tokens = session.tokenize(
-            sys.stdin.read() if text is None else text, add_special=not no_special, parse_special=parse_special
+            standard_input("text") if text is None else text, add_special=not no_special, parse_special=parse_special
         )
         pieces = [session.token_bytes(t).decode("utf-8", "replace") for t in tokens]
     if as_json:

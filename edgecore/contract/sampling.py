@@ -32,7 +32,7 @@ class Sampling:
             ("temperature", self.temperature >= 0, "0 or more"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
-            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, "0 to 2**63 - 1"),
         ):
             if not good:
                 raise BadRequest(f"{name} = {getattr(self, name)}: not accepted", supported=f"{name}: {accepted}")

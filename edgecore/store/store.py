@@ -94,7 +94,8 @@ class Store:
         if id_or_prefix in stored:
             return id_or_prefix
         found = [i for i in stored if i.startswith(id_or_prefix) or i.rpartition("-")[2].startswith(id_or_prefix)]
-        if not found:
+        # The empty name begins them all, and `cache rm "$UNSET"` must not remove the only one.
+        if not (found and id_or_prefix):
             shown = ", ".join(stored[:5]) + (f" and {len(stored) - 5} more" if len(stored) > 5 else "")
             raise ModelNotFound(
                 f"no stored artifact has the id {id_or_prefix!r}",

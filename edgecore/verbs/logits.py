@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ def write_logits(session: TextSession, tokens: Sequence[int], out: Path, progres
         del array
         os.replace(partial, out)
     except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS):
+            raise BadRequest(f"{out}: {error.strerror}", supported="a file name in a folder that exists") from error
         raise DoesNotFit(
             f"{out}: {error.strerror or error}", supported=f"room for {np.prod(shape) * 4:,} bytes"
         ) from error
@@ -61,4 +64,7 @@ def _load(path: Path) -> NDArray[np.generic]:
         raise ModelNotFound(f"{path} does not exist", supported="a .npy file") from None
     except (ValueError, EOFError, OSError) as error:
         raise CorruptModel(f"{path} is not a .npy file: {error}", supported="what numpy.save writes") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise CorruptModel(f"{path} is an .npz archive", supported="a .npy file, what numpy.save writes")
     return array

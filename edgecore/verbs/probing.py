@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,12 @@ def probe(entry: Entry, deadline: float = 30.0) -> dict[str, Any]:
         "features": dict(found.features),
     }
     file = _file(entry.name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(answer))
-    os.replace(partial, file)
+    # Where nothing can be recorded the answer is still the answer.
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f"{file.name}.{os.getpid()}")
+        partial.write_text(json.dumps(answer))
+        os.replace(partial, file)
     return answer
 
 

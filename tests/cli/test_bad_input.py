@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,7 +103,6 @@ def test_a_prompt_longer_than_the_context_is_an_error_never_a_cut(tiny):
 
 def test_a_prompt_that_is_not_utf8_is_refused(tiny, tmp_path):
     import subprocess
-    import sys
 
     done = subprocess.run(
         [sys.executable, "-m", "edgecore", "run", str(tiny), "--backend", "reference", "-n", "1"],
@@ -136,3 +137,109 @@ def test_wrong_tokens_for_logits_are_refused(tiny, tmp_path):
     assert result.code == 2
     assert "int64" in result.err
     assert not (tmp_path / "l.npy").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("inspect",), ("inspect", "x", "--bogus"), ("chat", "x"), ("build", "x", "-O", "y"), ("run", "x", "-n", "-5")],
+)
+def test_usage_errors_as_json_are_one_document_too(arguments):
+    result = edgecore(*arguments, "--json")
+    assert result.code == 2
+    assert result.json["error"] == "BadRequest"
+    assert result.json["hint"] == f"edgecore {arguments[0]} --help"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e300"])
+@pytest.mark.parametrize("option", ["--timeout", "--memory-limit"])
+def test_a_limit_that_is_no_number_of_this_world_is_refused(tiny, option, value):
+    result = edgecore("build", tiny, "--backend", "reference", option, value)
+    assert result.code == 2
+    assert option in result.err
+
+
+def test_a_seed_that_no_generator_takes_is_refused(tiny):
+    result = edgecore("run", tiny, "--backend", "reference", "-p", "x", "-n", "1", "--seed", 2**64)
+    assert result.code == 2
+    assert "seed" in result.err
+
+
+def test_a_result_that_cannot_be_written_is_a_bad_request_that_names_it(tiny, tmp_path):
+    for out in (tmp_path, tmp_path / "none" / "answer.txt"):
+        result = edgecore("run", tiny, "--backend", "reference", "-p", "x", "-n", "1", "-o", out)
+        assert result.code == 2, result.err
+        assert str(out) in result.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of Unix")
+def test_closed_standard_input_is_an_empty_one(tiny):
+    import subprocess
+
+    for verb, code in (("run", 2), ("tokenize", 0), ("chat", 0)):
+        line = f'"{sys.executable}" -m edgecore {verb} "{tiny}" --backend reference <&-'
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "NoneType" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and /dev of Unix")
+def test_a_reader_that_left_is_no_failed_check():
+    import subprocess
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgecore", "backends", "reference"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stdout
+        assert run.stderr
+        run.stdout.close()
+        said = run.stderr.read()
+    assert run.returncode == 0
+    assert said == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_standard_output_is_an_error_without_a_traceback():
+    import subprocess
+
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgecore", "backends", "--json"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "No space left" in done.stderr
+
+
+def test_logits_never_replace_the_tokens(tiny, tmp_path):
+    import numpy as np
+
+    tokens = tmp_path / "t.npy"
+    np.save(tokens, np.array([1, 2, 3]))
+    before = tokens.read_bytes()
+    result = edgecore("logits", tiny, "--backend", "reference", "--tokens", tokens, "--out", tokens)
+    assert result.code == 2
+    assert tokens.read_bytes() == before
+
+
+def test_tokens_in_an_npz_are_refused(tiny, tmp_path):
+    import numpy as np
+
+    np.savez(tmp_path / "t.npz", a=np.array([1]))
+    result = edgecore(
+        "logits", tiny, "--backend", "reference", "--tokens", tmp_path / "t.npz", "--out", tmp_path / "l.npy"
+    )
+    assert result.code == 2
+    assert ".npz" in result.err
+
+
+def test_doctor_answers_where_nothing_can_be_recorded(tmp_path):
+    (tmp_path / "home").touch()
+    result = edgecore("doctor", "--json", EDGECORE_HOME=str(tmp_path / "home"))
+    assert result.code == 0, result.out
+    assert result.json["machine"]
+
+
+def test_an_empty_name_removes_nothing():
+    result = edgecore("cache", "rm", "")
+    assert result.code == 2

@@ -15,7 +15,7 @@ from edgecore.contract import Artifact, BadRequest, Progress, Repetition, Sample
 from edgecore.contract.generation import check_room
 from edgecore_llamacpp.model import Context, Model
 from edgecore_llamacpp.session import chosen_context, conditions
-from edgecore_llamacpp.threads import usable_threads
+from edgecore_llamacpp.threads import chosen_threads
 
 REPORT_EVERY = 0.25
 """Seconds between reports, so that they leave no trace in the figures."""
@@ -31,7 +31,7 @@ def benchmark(
             supported="at least 1, in mode bare or greedy",
         )
     start = perf_counter()
-    threads = workload.threads or usable_threads()
+    threads = chosen_threads(workload.threads)
     model = Model(artifact.model, device)
     try:
         length = chosen_context(model, workload.context_length)

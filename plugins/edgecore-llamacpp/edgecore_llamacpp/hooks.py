@@ -29,7 +29,7 @@ from edgecore.contract import (
     Workload,
     hookimpl,
 )
-from edgecore_llamacpp.threads import usable_threads
+from edgecore_llamacpp.threads import chosen_threads, usable_threads
 
 
 @hookimpl
@@ -100,7 +100,7 @@ def edgecore_run(
         return LlamaSession(
             model,
             context_length=context_length,
-            threads=threads or usable_threads(),
+            threads=chosen_threads(threads),
             kv_cache=str(options["kv_cache"]),
             flash_attention=str(options["flash_attention"]),
         )

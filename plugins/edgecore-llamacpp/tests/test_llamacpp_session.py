@@ -288,3 +288,11 @@ def test_weights_are_the_files_dequantized(llama: Any, tiny_gguf: Artifact) -> N
         assert list(weights) == list(model.tensors)
         name = "model.layers.1.self_attn.q_proj.weight"
         assert np.array_equal(weights[name], model.tensors[name].read())
+
+
+@pytest.mark.parametrize("count", [-1, 513, 100_000])
+def test_threads_that_ggml_cannot_hold_are_refused(count):
+    from edgecore_llamacpp.threads import chosen_threads
+
+    with pytest.raises(BadRequest, match=str(count)):
+        chosen_threads(count)
