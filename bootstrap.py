@@ -337,7 +337,9 @@ def run_test(only, pytest_arguments):
             tally.check("format: ruff", environment, ["ruff", "format", "--check", "."])
             tally.check("types: mypy", environment, ["mypy"])
             elsewhere = ["--ignore=tests/e2e", "--ignore-glob=*/test_against_*.py"]
-            tally.pytest("tests of the core", environment, ["tests"] + elsewhere + pytest_arguments)
+            # Side by side by file: these start many processes that mostly wait. Runtimes that use every core run alone.
+            side_by_side = ["-n", "auto", "--dist", "loadfile"]
+            tally.pytest("tests of the core", environment, ["tests"] + elsewhere + side_by_side + pytest_arguments)
         elif name == "e2e":
             against = sorted(str(path) for path in ROOT.glob("tests/*/test_against_*.py"))
             tally.pytest("end-to-end tests", environment, ["tests/e2e"] + against + pytest_arguments)

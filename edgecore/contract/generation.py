@@ -18,7 +18,7 @@ class TextStream:
     """Turns token bytes into text that never ends inside a character and never shows a stop string or its start."""
 
     def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = tuple(s for s in stop if s)
+        self._stop = stop_strings(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped = False
@@ -43,6 +43,11 @@ class TextStream:
             if any(s.startswith(text[-n:]) for s in self._stop):
                 return n
         return 0
+
+
+def stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
+    """The stop strings without empty ones; a single string is one, not its characters."""
+    return tuple(s for s in ([stop] if isinstance(stop, str) else stop) if s)
 
 
 def check_room(prompt: int, max_tokens: int | None, context_length: int) -> None:

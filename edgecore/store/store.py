@@ -26,6 +26,7 @@ import filelock
 from edgecore import disk, paths
 from edgecore.contract.artifacts import Artifact
 from edgecore.contract.errors import BadRequest, CorruptModel, EdgecoreError, ModelNotFound, Timeout, UnsupportedModel
+from edgecore.sources.source import file_digest
 from edgecore.store import evidence, exporting, schema
 from edgecore.store.identity import check_id
 from edgecore.store.sealing import sealed_payload
@@ -107,8 +108,19 @@ class Store:
         return found[0]
 
     def open_path(self, folder: Path) -> Artifact:
-        """An artifact anywhere on disk, a copied one for instance. Raises as `get` does, and `ModelNotFound`."""
-        return schema.read(Path(folder).expanduser().absolute())
+        """An artifact anywhere on disk, a copied one for instance, held to the digests that sealed it.
+
+        A digest is remembered, so only the first opening reads the files. Raises as `get` does, and `ModelNotFound`.
+        """
+        artifact = schema.read(Path(folder).expanduser().absolute())
+        for file in artifact.files:
+            if file_digest(artifact.path / file.path) != file.sha256:
+                raise CorruptModel(
+                    f"{artifact.path / file.path} is not what was sealed: its SHA-256 differs",
+                    supported="an artifact as it was made",
+                    hint=f"copy it again from where it was made; its id is {artifact.id}",
+                )
+        return artifact
 
     def list(self) -> list[Artifact]:
         """Every artifact that can be read, by id. The others are in `unreadable`."""

@@ -47,7 +47,7 @@ class Host:
                 sys.path.insert(0, folder)
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        self.hooks = self._load(module)
+        self.hooks = self._load(module, by_path=bool(search_path))
 
     def call(self, hook: str, arguments: Mapping[str, Any]) -> Any:
         """The hook's answer, of the type that the contract says. Raises only `EdgecoreError`."""
@@ -84,11 +84,11 @@ class Host:
         with opened as session:
             return run_workload(session, workload, perf_counter() - start, progress)
 
-    def _load(self, module: str) -> frozenset[str]:
+    def _load(self, module: str, by_path: bool) -> frozenset[str]:
         try:
             plugin = importlib.import_module(module)
         except ImportError as error:
-            raise _cannot_import(self.backend, module, error) from error
+            raise _cannot_import(self.backend, module, error, by_path) from error
         except BaseException as error:
             raise as_error(error, self.backend, f"importing {module}") from error
         found = {name for name in dir(plugin) if name.startswith(PREFIX)}
@@ -112,11 +112,13 @@ class Host:
         return frozenset(called)
 
 
-def _cannot_import(backend: str, module: str, error: ImportError) -> EdgecoreError:
+def _cannot_import(backend: str, module: str, error: ImportError, by_path: bool) -> EdgecoreError:
     missing = error.name or ""
     what = f"backend {backend!r} cannot be loaded: importing {module}: {error}"
     if missing == module.partition(".")[0]:
         return PluginFault(f"{what}; the manifest names it as the hooks module")
+    if by_path:
+        return BackendUnavailable(what, hint=f"install what provides {missing or 'it'} for {sys.executable}")
     return BackendUnavailable(what, hint=_mend(backend))
 
 

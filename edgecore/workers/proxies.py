@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgecore.contract.errors import BadRequest, from_wire
+from edgecore.contract.generation import stop_strings
 from edgecore.contract.placement import Placement
 from edgecore.contract.sampling import Sampling
 from edgecore.contract.sessions import Logits, Message, Piece, TensorSession, TensorSpec, TextContext, TextSession
@@ -219,7 +220,7 @@ class RemoteTextSession(TextSession):
     ) -> Iterator[Piece]:
         return RemoteStream(
             self._remote, "generate", list(tokens), ahead=PIECES_AHEAD,
-            max_tokens=max_tokens, sampling=sampling, stop=tuple(stop), reuse_cache=reuse_cache,
+            max_tokens=max_tokens, sampling=sampling, stop=stop_strings(stop), reuse_cache=reuse_cache,
         )  # fmt: skip
 
     def close(self) -> None:
