@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgecore.contract.errors import BadRequest, CorruptModel, DoesNotFit, ModelNotFound
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.contract.sessions import Logits, TextSession
+from edgecore.quality.divergence import chunks
 
 
 def read_tokens(path: Path) -> list[int]:
@@ -48,13 +49,13 @@ def write_logits(session: TextSession, tokens: Sequence[int], out: Path, progres
     return list(shape)
 
 
-def stored_logits(path: Path, tokens: Sequence[int], chunk: int = 64) -> Iterator[Logits]:
+def stored_logits(path: Path, tokens: Sequence[int]) -> Iterator[Logits]:
     """What `write_logits` wrote, in chunks of (chunk, vocab). Raises `CorruptModel` when it is for another length."""
     array = _load(path)
     if array.ndim != 2 or len(array) != len(tokens):
         raise CorruptModel(f"{path}: {array.dtype} {array.shape}", supported=f"float32 of shape ({len(tokens)}, vocab)")
-    for start in range(0, len(tokens), chunk):
-        yield np.asarray(array[start : start + chunk], dtype=np.float32)
+    for block in chunks(array):
+        yield np.asarray(block, dtype=np.float32)
 
 
 def _load(path: Path) -> NDArray[np.generic]:
