@@ -126,6 +126,7 @@ def _run(arguments: list[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     try:
         result = group.main(arguments, prog_name="edgecore", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except EdgecoreError as error:
         if debug:
@@ -149,16 +150,24 @@ def _run(arguments: list[str]) -> int:
             click.echo("interrupted", err=True)
         return 130
     except _ReaderLeft:
-        # Its right, and no failed check; what is still buffered must not complain at exit.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Its right, and no failed check.
+        _drop_output()
         return 0
     except Exception as error:
         if debug:
             raise
         typed = _typed(error)
-        _show_error(typed, as_json)
+        full = isinstance(typed, DoesNotFit)
+        if full:
+            _drop_output()
+        _show_error(typed, as_json and not full)
         return typed.exit_code
+
+
+def _drop_output() -> None:
+    """What is still buffered for standard output must not complain at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _typed(error: Exception) -> EdgecoreError:

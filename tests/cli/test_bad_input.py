@@ -236,7 +236,7 @@ def test_tokens_in_an_npz_are_refused(tiny, tmp_path):
 def test_doctor_answers_where_nothing_can_be_recorded(tmp_path):
     (tmp_path / "home").touch()
     result = edgecore("doctor", "--json", EDGECORE_HOME=str(tmp_path / "home"))
-    assert result.code == 0, result.out
+    assert result.code in (0, 3), result.out  # 3: only the reference is installed
     assert result.json["machine"]
 
 

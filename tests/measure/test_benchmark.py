@@ -124,7 +124,7 @@ def test_it_is_json_raw_samples_included(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("claims", [0.3, 3.0])
 def test_a_runtime_that_claims_other_times_than_pass_is_void(tmp_path: Path, claims: float) -> None:
-    found = _measure(tmp_path, {"honest": Runtime(0.015), "liar": Runtime(0.015, claims)}, noise_floor=False)
+    found = _measure(tmp_path, {"honest": Runtime(0.05), "liar": Runtime(0.05, claims)}, noise_floor=False)
     honest, liar = found.arms
     assert honest.void == ""
     assert "claimed" in liar.void
