@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,13 @@ from edgecore.checkpoint.storage import Bytes, Floats, Storage, dequantize
 
 _AT_ONCE = 1 << 18
 """Elements dequantized in one piece: the way back to float32 needs several times its own size for a moment."""
+
+
+class Derivation(Protocol):
+    """How weights come from what is stored, where dequantizing is not all of it (derived.py has them)."""
+
+    def __call__(self, tensor: Tensor, start: int, stop: int) -> Floats:
+        """float32 (stop - start, ...) of canonical rows; of a tensor with one axis, its elements."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +36,8 @@ class Tensor:
     """The stored bytes, flat and read-only."""
     order: NDArray[np.intp] | None = None
     """Where each canonical row lies in the file; None when the orders agree."""
+    derive: Derivation | None = None
+    """None where the stored bytes are the weights."""
 
     @property
     def storage(self) -> str:
@@ -46,8 +56,13 @@ class Tensor:
     def raw(self) -> Bytes:
         """Stored bytes as uint8 (rows, bytes a row), in canonical order: a view, or a copy where orders differ.
 
-        A tensor of one axis counts as one row.
+        A tensor of one axis counts as one row. Raises `ValueError` where the weights are derived from the bytes.
         """
+        if self.derive is not None:
+            raise ValueError(f"{self.name}: its stored bytes are not the weights")
+        return self._raw()
+
+    def _raw(self) -> Bytes:
         if len(self.shape) == 1 and self.order is not None:
             return self._elements()[self.order].reshape(1, -1).view(np.uint8)
         stored = self.data.reshape(1 if len(self.shape) == 1 else self.shape[0], -1)
@@ -55,8 +70,12 @@ class Tensor:
 
     def rows(self, start: int, stop: int) -> Floats:
         """float32 (stop - start, ...) of canonical rows `start` to `stop`. May be a read-only view of the file."""
+        return self.stored(start, stop) if self.derive is None else self.derive(self, start, stop)
+
+    def stored(self, start: int, stop: int) -> Floats:
+        """As `rows`, before anything is derived."""
         if len(self.shape) == 1:
-            return self.read()[start:stop]
+            return _aligned(dequantize(self.type, self._raw())).reshape(self.shape)[start:stop]
         stored = self.data.reshape(self.shape[0], -1)
         some = stored[start:stop] if self.order is None else stored[self.order[start:stop]]
         last = self.type.row_bytes(self.shape[-1])
@@ -64,9 +83,7 @@ class Tensor:
 
     def read(self) -> Floats:
         """The whole tensor as float32, of `shape`. May be a read-only view of the file."""
-        if len(self.shape) == 1:
-            return _aligned(dequantize(self.type, self.raw())).reshape(self.shape)
-        if self.storage == "F32" and self.order is None:
+        if len(self.shape) == 1 or (self.storage == "F32" and self.order is None and self.derive is None):
             return self.rows(0, self.shape[0])
         whole = np.empty(self.shape, np.float32)
         for start, stop in self._pieces():
