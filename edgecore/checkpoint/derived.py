@@ -1,4 +1,4 @@
-"""Weights that a file does not hold as they are used: offsets from one, and BitNet's ternary weights in their two forms.
+"""Weights that a file does not hold as they are used: offsets from one, and BitNet's ternary weights, in two forms.
 
 BitNet b1.58 (arXiv 2402.17764): every weight of a projection is -1, 0 or 1 times one scale a matrix. A checkpoint has
 either the finished ones, four rows to a byte, or the master weights of the training, which are rounded when they are
@@ -60,4 +60,4 @@ class Rounded:
             np.abs(tensor.stored(a, min(a + step, tensor.shape[0]))).sum(dtype=np.float64)
             for a in range(0, tensor.shape[0], step)
         )
-        return np.maximum(np.float32(sum(sums) / tensor.elements), np.float32(1e-5))
+        return np.float32(max(sum(sums) / tensor.elements, 1e-5))

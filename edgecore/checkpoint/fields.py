@@ -46,6 +46,25 @@ class Fields:
             raise self.wrong(key, f"{value} is not a finite number above {above}")
         return float(value)
 
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        """`count` finite numbers above 0."""
+        return tuple(self._item(key, n, value).number(key) for n, value in enumerate(self._items(key, count)))
+
+    def texts(self, key: str, count: int) -> tuple[str, ...]:
+        """`count` texts."""
+        return tuple(self._item(key, n, value).text(key) for n, value in enumerate(self._items(key, count)))
+
+    def _items(self, key: str, count: int) -> list[Any]:
+        value = self._get(key, MISSING)
+        if not isinstance(value, list) or len(value) != count:
+            raise self.wrong(key, f"{_short(value)} is not a list of {count}")
+        return value
+
+    def _item(self, key: str, number: int, value: Any) -> Fields:
+        if value is None:
+            raise self.wrong(key, f"item {number} is null")
+        return Fields(self.file, {self.prefix + key: value}, self.prefix)
+
     def flag(self, key: str, default: Any = MISSING) -> bool:
         value = self._get(key, default)
         if not isinstance(value, bool):

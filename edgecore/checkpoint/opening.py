@@ -10,7 +10,7 @@ import mmap
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LARGEST_CONFIG = 10_000_000
 """Bytes of a JSON file beside the weights, the tokenizer's apart."""
+LAYERS = "model.layers."
 EXPORTER_HINT = "edgecore plugin install llamacpp --export"
 
 
@@ -121,13 +122,16 @@ def _open_folder(folder: Path) -> Checkpoint:
     family = next((f for f in known() if kind in f.model_types), None)
     if family is None:
         raise _unsupported(f"{file}: field 'model_type': {kind!r}")
-    if config.has("quantization_config"):
-        method = (config.section("quantization_config") or config).text("quant_method", "unknown")
-        raise UnsupportedModel(
-            f"{file}: field 'quantization_config': weights packed by {method!r}", supported="F32, F16 and BF16 weights"
-        )
+    if (packing := config.section("quantization_config")) is not None:
+        method = packing.text("quant_method", "unknown")
+        if method not in family.quantizations:
+            raise UnsupportedModel(
+                f"{file}: field 'quantization_config': weights packed by {method!r}",
+                supported=", ".join(["F32, F16 and BF16 weights", *family.quantizations]),
+            )
     decoder = family.from_config(config)
-    found, mappings = read_folder(folder)
+    stored, mappings = read_folder(folder)
+    found = _parted(decoder, family, family.adopt(config, stored) if family.adopt else stored)
     tied = ("lm_head.weight",) if decoder.tied else ()
     return Checkpoint(
         path=folder,
@@ -148,7 +152,8 @@ def _open_gguf(file: Path) -> Checkpoint:
     if family is None:
         raise _unsupported(f"{file}: field 'general.architecture': {architecture!r}")
     decoder = family.from_gguf(Fields(file, header.metadata, architecture + "."), header.tensors)
-    found = {t.name: t for t in (_canonical(tensor, family, decoder) for tensor in header.tensors.values())}
+    stored = {t.name: t for t in (_canonical(tensor, family, decoder) for tensor in header.tensors.values())}
+    found = _parted(decoder, family, stored)
     return Checkpoint(
         path=file,
         source_format="gguf",
@@ -177,6 +182,28 @@ def _canonical(tensor: GgufTensor, family: Family, decoder: Decoder) -> Tensor:
         if tensor.shape[0] != len(order):
             order = None  # a wrong shape: refused by name later
     return Tensor(f"{known_stem.format(number)}.{kind}", tensor.shape, tensor.type, tensor.data, order)
+
+
+def _parted(decoder: Decoder, family: Family, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fused matrices as views of their parts; one whose rows do not add up stays whole and is refused later."""
+    if not family.fused:
+        return dict(found)
+    shapes = decoder.shapes()
+    parted: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        stem, _, kind = name.rpartition(".")
+        at = stem[: stem.index(".", len(LAYERS)) + 1] if stem.startswith(LAYERS) and "." in stem[len(LAYERS) :] else ""
+        parts = [f"{at}{part}.{kind}" for part in family.fused.get(stem[len(at) :], ())] if at else []
+        rows = [shapes[part][0] for part in parts if part in shapes]
+        if not parts or len(rows) != len(parts) or sum(rows) != tensor.shape[0]:
+            parted[name] = tensor
+            continue
+        start, row_bytes = 0, tensor.nbytes // tensor.shape[0]
+        for part, count in zip(parts, rows, strict=True):
+            data = tensor.data[start * row_bytes : (start + count) * row_bytes]
+            parted[part] = replace(tensor, name=part, shape=(count, *tensor.shape[1:]), data=data)
+            start += count
+    return parted
 
 
 def half_rotation_order(heads: int, head_dim: int) -> NDArray[np.intp]:

@@ -6,12 +6,13 @@ fast as BLAS makes it, in the memory of a layer, the KV cache and the logits tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecore.checkpoint.decoder import Decoder
+from edgecore.checkpoint.decoder import Activation, Decoder, Rope
 from edgecore.checkpoint.tensors import Tensor
 from edgecore.contract.errors import BadRequest, DoesNotFit
 from edgecore.contract.sessions import Logits, TextContext
@@ -30,7 +31,6 @@ class Oracle:
         self._tensors = tensors
         self._resident = resident
         self._kept: dict[str, Floats] = {}
-        self._frequencies = decoder.rope.frequencies()
         self._names: list[list[str]] = [[] for _ in range(decoder.layers)]
         for name in tensors:
             if name.startswith("model.layers."):
@@ -52,7 +52,7 @@ class Oracle:
         hidden = self.forward(tokens, KVCache(self.decoder, len(tokens)))
         head = self._head()
         for start in range(0, len(tokens), chunk):
-            yield self._norm(hidden[start : start + chunk], "model.norm") @ head.T
+            yield self._capped(self._norm(hidden[start : start + chunk], "model.norm") @ head.T)
 
     def check_ids(self, tokens: Sequence[int]) -> None:
         """Raises `BadRequest` for no tokens, or ids outside the vocabulary."""
@@ -64,48 +64,77 @@ class Oracle:
 
     def forward(self, tokens: Sequence[int], cache: KVCache) -> Floats:
         """Hidden states (T, hidden) before the last norm; appends T positions to the cache."""
-        hidden = self._embed(tokens)
+        d = self.decoder
+        hidden = self._embed(tokens) * np.float32(d.embedding_scale)
         start = cache.extend(len(tokens))
-        turns = _turns(self._frequencies, start, len(tokens))
-        for layer in range(self.decoder.layers):
+        turns = {rope: _turns(rope, start, len(tokens)) for rope in (d.rope, d.local_rope) if rope is not None}
+        for layer in range(d.layers):
             block = {name: self._weight(name) for name in self._names[layer]}
             at = f"model.layers.{layer}."
+            cos, sin = turns[d.layer_rope(layer)]
             for a in range(0, len(tokens), _BLOCK):
                 b = min(a + _BLOCK, len(tokens))
                 x = hidden[a:b]
-                x = x + self._attention(block, at, layer, x, cache, start + a, (turns[0][a:b], turns[1][a:b]))
+                x = x + self._attention(block, at, layer, x, cache, start + a, (cos[a:b], sin[a:b]))
                 hidden[a:b] = x + self._mlp(block, at, x)
         return hidden
 
     def logits(self, hidden: Floats) -> Logits:
         """(vocab,) of one position's hidden state."""
-        return np.asarray(self._head() @ self._norm(hidden, "model.norm"))
+        return self._capped(np.asarray(self._head() @ self._norm(hidden, "model.norm")))
 
     def _attention(
         self, block: Mapping[str, Floats], at: str, layer: int, x: Floats, cache: KVCache, start: int,
         turns: tuple[Floats, Floats],
     ) -> Floats:  # fmt: skip
         d = self.decoder
-        x = _rms_norm(x, block[at + "input_layernorm.weight"], d.norm_epsilon)
+        x = self._block_norm(block, at + "input_layernorm", x)
         count, groups = len(x), d.heads // d.kv_heads
+        x = self._rounded(x)
         q = _linear(block, at + "self_attn.q_proj", x).reshape(count, d.heads, d.head_dim)
         k = _linear(block, at + "self_attn.k_proj", x).reshape(count, d.kv_heads, d.head_dim)
         v = _linear(block, at + "self_attn.v_proj", x).reshape(count, d.kv_heads, d.head_dim)
+        if d.query_key_norm:
+            q = self._block_norm(block, at + "self_attn.q_norm", q)
+            k = self._block_norm(block, at + "self_attn.k_norm", k)
         keys, values = cache.put(layer, start, _rotate(k, turns), v)
         # Query heads share a key/value head in runs of `groups`: (kv_heads, groups * count, head_dim).
         queries = _rotate(q, turns).reshape(count, d.kv_heads, groups, d.head_dim).transpose(1, 2, 0, 3)
         products = queries.reshape(d.kv_heads, -1, d.head_dim) @ keys.transpose(0, 2, 1)
-        scores = products.reshape(d.kv_heads, groups, count, start + count) * np.float32(d.head_dim**-0.5)
-        future = np.arange(start + count) > np.arange(start, start + count)[:, None]
-        scores[:, :, future] = -np.inf
+        scores = products.reshape(d.kv_heads, groups, count, start + count) * np.float32(d.attention_scale)
+        if d.attention_softcap:
+            scores = _soft_capped(scores, d.attention_softcap)
+        scores[:, :, _hidden(start, count, d.layer_window(layer))] = -np.inf
         found = _softmax(scores).reshape(d.kv_heads, groups * count, -1) @ values
         mixed = found.reshape(d.kv_heads, groups, count, d.head_dim).transpose(2, 0, 1, 3)
-        return _linear(block, at + "self_attn.o_proj", mixed.reshape(count, -1))
+        joined = mixed.reshape(count, d.query_size)
+        if d.sub_norms:
+            joined = self._block_norm(block, at + "self_attn.attn_sub_norm", joined)
+        out = _linear(block, at + "self_attn.o_proj", self._rounded(joined))
+        return self._block_norm(block, at + "post_attention_layernorm", out) if d.post_norms else out
 
     def _mlp(self, block: Mapping[str, Floats], at: str, x: Floats) -> Floats:
-        x = _rms_norm(x, block[at + "post_attention_layernorm.weight"], self.decoder.norm_epsilon)
-        gate = _silu(_linear(block, at + "mlp.gate_proj", x))
-        return _linear(block, at + "mlp.down_proj", gate * _linear(block, at + "mlp.up_proj", x))
+        d = self.decoder
+        x = self._rounded(self._block_norm(block, at + d.mlp_norm, x))
+        x = _ACTIVATIONS[d.activation](_linear(block, at + "mlp.gate_proj", x)) * _linear(block, at + "mlp.up_proj", x)
+        if d.sub_norms:
+            x = self._block_norm(block, at + "mlp.ffn_sub_norm", x)
+        out = _linear(block, at + "mlp.down_proj", self._rounded(x))
+        return self._block_norm(block, at + "post_feedforward_layernorm", out) if d.post_norms else out
+
+    def _rounded(self, x: Floats) -> Floats:
+        """(T, n) as it enters a projection."""
+        if not self.decoder.int8_activations:
+            return x
+        scale = np.float32(127) / np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(1e-5))
+        return np.asarray(np.clip(np.rint(x * scale), -128, 127) / scale)
+
+    def _block_norm(self, block: Mapping[str, Floats], name: str, x: Floats) -> Floats:
+        return _rms_norm(x, block[name + ".weight"], self.decoder.norm_epsilon)
+
+    def _capped(self, logits: Floats) -> Floats:
+        cap = self.decoder.logit_softcap
+        return _soft_capped(logits, cap) if cap else logits
 
     def _embed(self, tokens: Sequence[int]) -> Floats:
         """Rows of the embedding table, each dequantized on its own: a few rows must not cost the whole table."""
@@ -169,6 +198,8 @@ class OracleContext(TextContext):
         self._length = length
         self._tokens: list[int] = []
         self._cache = KVCache(oracle.decoder, length)
+        self._long: bool | None = False
+        """Which of longrope's frequencies the cached keys are turned by; None: they are not to be used."""
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -187,7 +218,13 @@ class OracleContext(TextContext):
                 supported=f"up to {self._length} tokens in all",
             )
         self._cache.used = self.position  # an earlier call may have been interrupted half way
-        hidden = self._oracle.forward(tokens, self._cache)
+        long = self._oracle.decoder.rope.is_long(self.position + len(tokens))
+        if long != self._long:
+            # A longer sequence, or after a rewind a shorter one, turns every position otherwise: all is computed anew.
+            # transformers drops its cache at the same place.
+            self._cache.used, self._long = 0, None
+        hidden = self._oracle.forward([*self._tokens[self._cache.used :], *tokens], self._cache)
+        self._long = long
         self._tokens += tokens
         return self._oracle.logits(hidden[-1])
 
@@ -228,10 +265,37 @@ def _softmax(scores: Floats) -> Floats:
     return scores
 
 
-def _turns(frequencies: NDArray[np.float64], start: int, count: int) -> tuple[Floats, Floats]:
+def _relu2(x: Floats) -> Floats:
+    return np.asarray(np.square(np.maximum(x, 0)))
+
+
+def _gelu_tanh(x: Floats) -> Floats:
+    inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+    return np.asarray(np.float32(0.5) * x * (1 + np.tanh(inner)))
+
+
+_ACTIVATIONS: Mapping[Activation, Callable[[Floats], Floats]] = {
+    Activation.SILU: _silu,
+    Activation.GELU_TANH: _gelu_tanh,
+    Activation.RELU2: _relu2,
+}
+
+
+def _soft_capped(x: Floats, cap: float) -> Floats:
+    return np.asarray(np.tanh(x / np.float32(cap)) * np.float32(cap))
+
+
+def _hidden(start: int, count: int, window: int) -> NDArray[np.bool_]:
+    """(count, start + count) True where a position must not look: the future, and what its window has left behind."""
+    keys, queries = np.arange(start + count), np.arange(start, start + count)[:, None]
+    return (keys > queries) | (keys <= queries - window) if window else keys > queries
+
+
+def _turns(rope: Rope, start: int, count: int) -> tuple[Floats, Floats]:
     """Cosine and sine of each position's angles, (count, 1, dim/2) each."""
-    angles = (np.arange(start, start + count)[:, None] * frequencies)[:, None, :]
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    angles = (np.arange(start, start + count)[:, None] * rope.frequencies(start + count))[:, None, :]
+    cos, sin = np.cos(angles) * rope.attention_factor, np.sin(angles) * rope.attention_factor
+    return cos.astype(np.float32), sin.astype(np.float32)
 
 
 def _rotate(heads: Floats, turns: tuple[Floats, Floats]) -> Floats:

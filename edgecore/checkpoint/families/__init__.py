@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 
 from edgecore.checkpoint.decoder import Decoder
 from edgecore.checkpoint.fields import Fields
+from edgecore.checkpoint.tensors import Tensor
 
-FAMILIES = ("llama",)
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3", "bitnet")
 """Modules of this package; each has a `FAMILY`."""
 
 
@@ -21,7 +22,8 @@ class Family:
     model_types: tuple[str, ...]
     """`model_type` values of Hugging Face configs."""
     gguf_architectures: tuple[str, ...]
-    """`general.architecture` values of GGUF files."""
+    """`general.architecture` values of GGUF files, first the one to write. Where two families share one, the first
+    family reads it."""
     from_config: Callable[[Fields], Decoder]
     """Reads config.json. Raises `CorruptModel`, `UnsupportedModel`."""
     from_gguf: Callable[[Fields, Mapping[str, object]], Decoder]
@@ -30,7 +32,14 @@ class Family:
     """GGUF tensor names to canonical ones, without `.weight` and `.bias`; `{}` stands for the layer."""
     interleaved: bool = False
     """GGUF files keep q and k rows in interleaved rotary order."""
-    ignored: tuple[str, ...] = ()
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Matrices that files keep as one, each with the names of its parts from the first row on; all without
+    `model.layers.N.` and `.weight`."""
+    adopt: Callable[[Fields, Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    """What becomes of a Hugging Face folder's tensors, where they are not the weights as they stand."""
+    quantizations: tuple[str, ...] = ()
+    """`quant_method` values of Hugging Face configs that `adopt` reads."""
+    ignored: tuple[str, ...] = ("rotary_emb.inv_freq", "rope_freqs.weight")
     """Ends of tensor names that say nothing that the description does not."""
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgecore.checkpoint.decoder import Rope, RopeScaling
+from edgecore.checkpoint.decoder import Activation, Rope, RopeScaling
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.gguf_file import GgufArray
 from edgecore.contract.errors import UnsupportedModel
 
 MOST_LAYERS = 4096
 MOST_HEADS = 65536
+SILU = {"silu": Activation.SILU, "swish": Activation.SILU}
 
 GGUF_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -29,14 +31,17 @@ GGUF_NAMES = {
 }
 
 
-def config_sizes(config: Fields) -> dict[str, Any]:
-    """The sizes of a `Decoder` from a Hugging Face config in the style that nearly all share."""
+def config_sizes(config: Fields, head_dim: int | None = None) -> dict[str, Any]:
+    """The sizes of a `Decoder` from a Hugging Face config in the style that nearly all share.
+
+    head_dim: the family's own, for a config that does not say; without it hidden_size / heads.
+    """
     hidden = config.integer("hidden_size")
     heads = config.integer("num_attention_heads", most=MOST_HEADS)
     kv_heads = config.integer("num_key_value_heads", heads, most=MOST_HEADS)
     if heads % kv_heads:
         raise config.wrong("num_key_value_heads", f"{kv_heads} does not divide the {heads} heads")
-    if not config.has("head_dim") and hidden % heads:
+    if not config.has("head_dim") and head_dim is None and hidden % heads:
         raise config.wrong(
             "num_attention_heads", f"{heads} does not divide hidden_size {hidden}, and head_dim is missing"
         )
@@ -46,20 +51,32 @@ def config_sizes(config: Fields) -> dict[str, Any]:
         "layers": config.integer("num_hidden_layers", most=MOST_LAYERS),
         "heads": heads,
         "kv_heads": kv_heads,
-        "head_dim": config.integer("head_dim", hidden // heads),
+        "head_dim": config.integer("head_dim", head_dim or hidden // heads),
         "intermediate_size": config.integer("intermediate_size"),
         "norm_epsilon": config.number("rms_norm_eps"),
         "context_length": config.integer("max_position_embeddings"),
     }
 
 
-def config_rope(config: Fields, head_dim: int) -> Rope:
-    """`rope_theta` with `rope_scaling`, or the newer `rope_parameters` that holds both."""
+def config_activation(config: Fields, supported: Mapping[str, Activation], key: str = "hidden_act") -> Activation:
+    """The MLP's activation, one of `supported`; the first where the config does not say."""
+    name = config.text(key, next(iter(supported)))
+    if name not in supported:
+        raise UnsupportedModel(f"{config.file}: field {key!r}: {name!r}", supported=", ".join(supported))
+    return supported[name]
+
+
+def config_rope(config: Fields, head_dim: int, layer_type: str = "full_attention", theta: float = 10000.0) -> Rope:
+    """`rope_theta` with `rope_scaling`, or the newer `rope_parameters` that holds both, perhaps by layer type.
+
+    theta: where the config gives none.
+    """
     key = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
     scaling = config.section(key) or Fields(config.file, {})
-    theta = scaling.number("rope_theta", None) if scaling.has("rope_theta") else config.number("rope_theta", 10000.0)
+    scaling = (scaling.section(layer_type) if scaling.has(layer_type) else scaling) or scaling
+    theta = (scaling if scaling.has("rope_theta") else config).number("rope_theta", theta)
     share = (scaling if scaling.has("partial_rotary_factor") else config).number("partial_rotary_factor", 1.0)
-    dim = int(head_dim * share)
+    dim = int(head_dim * min(share, 2.0))
     if dim % 2 or not 2 <= dim <= head_dim:
         raise config.wrong("head_dim", f"{dim} of {head_dim} elements would turn; an even number must")
     kind = scaling.text("rope_type", scaling.text("type", "default"))
@@ -76,7 +93,40 @@ def config_rope(config: Fields, head_dim: int) -> Rope:
                 theta, dim, RopeScaling.LLAMA3, scaling.number("factor"), low, high,
                 scaling.integer("original_max_position_embeddings", config.integer("max_position_embeddings")),
             )  # fmt: skip
-    raise UnsupportedModel(f"{config.file}: field {key!r}: rope type {kind!r}", supported="default, linear, llama3")
+        case "longrope" | "su":
+            return _longrope(config, scaling, theta, dim)
+    raise UnsupportedModel(
+        f"{config.file}: field {key!r}: rope type {kind!r}", supported="default, linear, llama3, longrope"
+    )
+
+
+def _longrope(config: Fields, scaling: Fields, theta: float, dim: int) -> Rope:
+    """Phi's: the original context stands beside the scaling, and the factor follows from both contexts (transformers,
+    `_compute_longrope_parameters`)."""
+    key = "original_max_position_embeddings"
+    whole = config.integer("max_position_embeddings")
+    original = (config if config.has(key) else scaling).integer(key, whole, least=2)
+    factor = scaling.number("factor", whole / original)
+    attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return Rope(
+        theta,
+        dim,
+        RopeScaling.LONGROPE,
+        original_context=original,
+        divisors=scaling.numbers("short_factor", dim // 2),
+        long_divisors=scaling.numbers("long_factor", dim // 2),
+        attention_factor=scaling.number("attention_factor", attention),
+    )
+
+
+def config_windows(config: Fields, layers: int) -> dict[str, Any]:
+    """`window` and `windowed` from `sliding_window` with `layer_types`, in the style of Qwen."""
+    if not config.flag("use_sliding_window", False):
+        return {}
+    first = config.integer("max_window_layers", 28, least=0)
+    kinds = config.texts("layer_types", layers) if config.has("layer_types") else None
+    windowed = tuple(k == "sliding_attention" for k in kinds) if kinds else tuple(i >= first for i in range(layers))
+    return {"window": config.integer("sliding_window", 4096), "windowed": windowed} if any(windowed) else {}
 
 
 def gguf_sizes(metadata: Fields, tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,27 +159,46 @@ def gguf_sizes(metadata: Fields, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gguf_rope(metadata: Fields, tensors: Mapping[str, Any], head_dim: int) -> Rope:
-    """Base, dimension and scaling. llama3's scheme is kept in GGUF as a tensor of divisors, `rope_freqs.weight`."""
+    """Base, dimension and scaling. llama3's scheme is kept in GGUF as a tensor of divisors, `rope_freqs.weight`;
+    longrope's as two, `rope_factors_short.weight` and `rope_factors_long.weight`."""
     theta = metadata.number("rope.freq_base", 10000.0)
     dim = metadata.integer("rope.dimension_count", head_dim)
     if dim % 2 or dim > head_dim:
         raise metadata.wrong("rope.dimension_count", f"{dim} is not an even number up to {head_dim}")
     kind = metadata.text("rope.scaling.type", "none")
-    if kind not in ("none", "linear"):
+    if kind not in ("none", "linear", "longrope"):
         raise UnsupportedModel(
-            f"{metadata.file}: field {metadata.prefix + 'rope.scaling.type'!r}: {kind!r}", supported="none, linear"
+            f"{metadata.file}: field {metadata.prefix + 'rope.scaling.type'!r}: {kind!r}",
+            supported="none, linear, longrope",
         )
-    if (freqs := tensors.get("rope_freqs.weight")) is not None:
-        if freqs.shape != (dim // 2,) or freqs.type.name != "F32":
-            raise metadata.wrong(
-                "rope_freqs.weight", f"{freqs.type.name} of shape {freqs.shape} is not F32 of ({dim // 2},)"
-            )
-        divisors = tuple(float(d) for d in freqs.data.view("<f4"))
-        if not all(1e-6 < d < 1e6 for d in divisors):
-            raise metadata.wrong("rope_freqs.weight", "a divisor is not a positive number")
-        return Rope(theta, dim, RopeScaling.DIVISORS, divisors=divisors)
+    if "rope_factors_long.weight" in tensors:
+        return Rope(
+            theta,
+            dim,
+            RopeScaling.LONGROPE,
+            original_context=metadata.integer("rope.scaling.original_context_length", least=2),
+            divisors=_divisors(metadata, tensors, "rope_factors_short.weight", dim),
+            long_divisors=_divisors(metadata, tensors, "rope_factors_long.weight", dim),
+            attention_factor=metadata.number("rope.scaling.attn_factor", 1.0),
+        )
+    if kind == "longrope":
+        raise metadata.wrong("rope_factors_long.weight", "the tensor is missing")
+    if "rope_freqs.weight" in tensors:
+        return Rope(theta, dim, RopeScaling.DIVISORS, divisors=_divisors(metadata, tensors, "rope_freqs.weight", dim))
     factor = metadata.number("rope.scaling.factor", 1.0)
     return Rope(theta, dim, RopeScaling.LINEAR if kind == "linear" else RopeScaling.NONE, factor=factor)
+
+
+def _divisors(metadata: Fields, tensors: Mapping[str, Any], name: str, dim: int) -> tuple[float, ...]:
+    found = tensors.get(name)
+    if found is None:
+        raise metadata.wrong(name, "the tensor is missing")
+    if found.shape != (dim // 2,) or found.type.name != "F32":
+        raise metadata.wrong(name, f"{found.type.name} of shape {found.shape} is not F32 of ({dim // 2},)")
+    divisors = tuple(float(d) for d in found.data.view("<f4"))
+    if not all(1e-6 < d < 1e6 for d in divisors):
+        raise metadata.wrong(name, "a divisor is not a positive number")
+    return divisors
 
 
 def _uniform(metadata: Fields, key: str, default: int | None) -> int:

@@ -7,21 +7,29 @@ from typing import Any
 
 from edgecore.checkpoint.decoder import Decoder
 from edgecore.checkpoint.families import Family
-from edgecore.checkpoint.families.common import GGUF_NAMES, config_rope, config_sizes, gguf_rope, gguf_sizes
+from edgecore.checkpoint.families.common import (
+    GGUF_NAMES,
+    SILU,
+    config_activation,
+    config_rope,
+    config_sizes,
+    gguf_rope,
+    gguf_sizes,
+)
 from edgecore.checkpoint.fields import Fields
 from edgecore.contract.errors import UnsupportedModel
 
 
 def _from_config(config: Fields) -> Decoder:
     sizes = config_sizes(config)
-    activation = config.text("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        raise UnsupportedModel(f"{config.file}: field 'hidden_act': {activation!r}", supported="silu")
+    bias = config.flag("attention_bias", False)
     return Decoder(
         family="llama",
         rope=config_rope(config, sizes["head_dim"]),
         tied=config.flag("tie_word_embeddings", False),
-        attention_bias=config.flag("attention_bias", False),
+        activation=config_activation(config, SILU),
+        attention_bias=bias,
+        output_bias=bias,
         mlp_bias=config.flag("mlp_bias", False),
         **sizes,
     )
@@ -41,6 +49,7 @@ def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
         family="llama",
         rope=rope,
         attention_bias="blk.0.attn_q.bias" in tensors,
+        output_bias="blk.0.attn_output.bias" in tensors,
         mlp_bias="blk.0.ffn_up.bias" in tensors,
         **sizes,
     )
@@ -54,5 +63,4 @@ FAMILY = Family(
     from_gguf=_from_gguf,
     gguf_names=GGUF_NAMES,
     interleaved=True,
-    ignored=("rotary_emb.inv_freq", "rope_freqs.weight"),
 )

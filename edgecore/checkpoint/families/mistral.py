@@ -1,0 +1,37 @@
+"""Mistral 7B and Nemo: Llama with a window over all layers, in the first release only.
+
+A GGUF file calls it `llama` and drops the window, so one is read as that family.
+"""
+
+from __future__ import annotations
+
+from edgecore.checkpoint.decoder import Decoder
+from edgecore.checkpoint.families import Family
+from edgecore.checkpoint.families.common import SILU, config_activation, config_rope, config_sizes
+from edgecore.checkpoint.families.llama import FAMILY as LLAMA
+from edgecore.checkpoint.fields import Fields
+
+
+def _from_config(config: Fields) -> Decoder:
+    sizes = config_sizes(config)
+    # A config that does not mention the window means the first release's; one that says null means none.
+    unsaid = 0 if "sliding_window" in config.values else 4096
+    return Decoder(
+        family="mistral",
+        rope=config_rope(config, sizes["head_dim"]),
+        tied=config.flag("tie_word_embeddings", False),
+        activation=config_activation(config, SILU),
+        window=config.integer("sliding_window", unsaid, least=0),
+        **sizes,
+    )
+
+
+FAMILY = Family(
+    name="mistral",
+    model_types=("mistral",),
+    gguf_architectures=LLAMA.gguf_architectures,
+    from_config=_from_config,
+    from_gguf=LLAMA.from_gguf,
+    gguf_names=LLAMA.gguf_names,
+    interleaved=True,
+)

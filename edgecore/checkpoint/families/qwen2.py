@@ -1,0 +1,48 @@
+"""Qwen2 and Qwen2.5: Llama with biases on q, k and v, and windows in the upper layers where the config wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgecore.checkpoint.decoder import Decoder
+from edgecore.checkpoint.families import Family
+from edgecore.checkpoint.families.common import (
+    GGUF_NAMES,
+    SILU,
+    config_activation,
+    config_rope,
+    config_sizes,
+    config_windows,
+    gguf_rope,
+    gguf_sizes,
+)
+from edgecore.checkpoint.fields import Fields
+
+
+def _from_config(config: Fields) -> Decoder:
+    sizes = config_sizes(config)
+    return Decoder(
+        family="qwen2",
+        rope=config_rope(config, sizes["head_dim"]),
+        tied=config.flag("tie_word_embeddings", False),
+        activation=config_activation(config, SILU),
+        attention_bias=True,
+        **config_windows(config, sizes["layers"]),
+        **sizes,
+    )
+
+
+def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
+    sizes = gguf_sizes(metadata, tensors)
+    return Decoder(family="qwen2", rope=gguf_rope(metadata, tensors, sizes["head_dim"]), attention_bias=True, **sizes)
+
+
+FAMILY = Family(
+    name="qwen2",
+    model_types=("qwen2",),
+    gguf_architectures=("qwen2",),
+    from_config=_from_config,
+    from_gguf=_from_gguf,
+    gguf_names=GGUF_NAMES,
+)
