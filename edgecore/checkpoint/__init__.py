@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgecore.checkpoint.decoder import Decoder, Rope, RopeScaling
+    from edgecore.checkpoint.decoder import Activation, Decoder, Rope, RopeScaling
     from edgecore.checkpoint.gguf_file import GgufArray
     from edgecore.checkpoint.opening import Checkpoint, half_rotation_order, open_checkpoint
     from edgecore.checkpoint.oracle import Oracle, OracleContext
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 # Literal, so that type checkers of plugins see what is exported; a test holds it to `_HOME`.
 __all__ = [
-    "Checkpoint", "Decoder", "GgufArray", "Oracle", "OracleContext", "Rope", "RopeScaling", "Storage", "Tensor",
+    "Activation", "Checkpoint", "Decoder", "GgufArray", "Oracle", "OracleContext", "Rope", "RopeScaling", "Storage", "Tensor",
     "TokenType", "Tokenizer", "Vocabulary", "half_rotation_order", "open_checkpoint",
 ]  # fmt: skip
 _HOME = {
-    "decoder": ("Decoder", "Rope", "RopeScaling"),
+    "decoder": ("Activation", "Decoder", "Rope", "RopeScaling"),
     "gguf_file": ("GgufArray",),
     "opening": ("Checkpoint", "half_rotation_order", "open_checkpoint"),
     "oracle": ("Oracle", "OracleContext"),

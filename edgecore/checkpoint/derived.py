@@ -29,6 +29,16 @@ class Offset:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaled:
+    """What is stored times one number."""
+
+    by: float
+
+    def __call__(self, tensor: Tensor, start: int, stop: int) -> Floats:
+        return tensor.stored(start, stop) * np.float32(self.by)
+
+
+@dataclass(frozen=True, slots=True)
 class Unpacked:
     """The finished ternary weights of a `TERNARY` tensor, times their scale."""
 

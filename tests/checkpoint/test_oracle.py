@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecore.checkpoint import Oracle, open_checkpoint
+from edgecore.checkpoint import Activation, Oracle, open_checkpoint
+from edgecore.checkpoint.families import FAMILIES
 from edgecore.contract.errors import BadRequest, DoesNotFit
 
 from support.tiny import tiny_llama
@@ -25,13 +26,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
 
 def test_the_goldens_cover_every_shape_of_attention_and_every_rope() -> None:
     decoders = [open_checkpoint(folder).decoder for folder in GOLDENS]
-    assert {d.rope.scaling.value for d in decoders} == {"none", "linear", "llama3"}
-    assert {d.tied for d in decoders} == {True, False}
+    assert {d.family for d in decoders} == set(FAMILIES)
+    assert {d.rope.scaling.value for d in decoders} == {"none", "linear", "llama3", "longrope"}
+    assert {d.activation for d in decoders} == set(Activation)
+    for family in FAMILIES:
+        assert {d.tied for d in decoders if d.family == family} >= {True} or family == "mistral"
     assert any(d.heads == d.kv_heads for d in decoders)
     assert any(1 < d.kv_heads < d.heads for d in decoders)
     assert any(d.kv_heads == 1 < d.heads for d in decoders)
     assert any(d.head_dim != d.hidden_size // d.heads for d in decoders)
-    assert any(d.attention_bias and d.mlp_bias for d in decoders)
+    assert any(d.attention_bias and d.output_bias and d.mlp_bias for d in decoders)
+    assert any(d.attention_bias and not d.output_bias for d in decoders)
+    assert any(d.window and not d.windowed for d in decoders)
+    assert any(d.windowed and d.local_rope is None for d in decoders)
+    assert any(d.attention_softcap and d.logit_softcap for d in decoders)
+    assert any(d.rope.dim < d.head_dim for d in decoders)
+    assert {d.int8_activations for d in decoders if d.family == "bitnet"} == {True, False}
 
 
 @pytest.mark.parametrize("folder", GOLDENS, ids=lambda f: f.name)
@@ -43,6 +53,22 @@ def test_logits_are_those_of_transformers(folder: Path, resident: bool) -> None:
         logits = np.concatenate(list(oracle.score(golden["tokens"], chunk=20)))
     assert logits.dtype == np.float32
     assert np.abs(logits - golden["logits"]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("folder", GOLDENS, ids=lambda f: f.name)
+def test_in_pieces_and_after_a_rewind_the_answer_is_that_of_transformers(folder: Path) -> None:
+    """In one piece: above. A rewind takes longrope back to its short frequencies and forward again."""
+    golden = np.load(folder / "golden.npz")
+    tokens = golden["tokens"].tolist()
+    with open_checkpoint(folder) as model:
+        context = Oracle(model.decoder, model.tensors, resident=True).context()
+        for start in range(0, len(tokens), 7):
+            in_chunks = context.prefill(tokens[start : start + 7])
+        context.rewind(len(tokens) - 5)
+        for token in tokens[5:]:
+            stepped = context.step(token)
+    assert np.abs(in_chunks - golden["logits"][-1]).max() < TOLERANCE
+    assert np.abs(stepped - golden["logits"][-1]).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("folder", GOLDENS, ids=lambda f: f.name)

@@ -2,7 +2,7 @@
 each half of a layer.
 
 A folder without `quantization_config` holds plain weights. With one, `linear_class` and `quantization_mode` say whether
-they are finished (packed, beside a `weight_scale`) or still to be rounded. A GGUF file holds finished weights, nothing
+they are finished (packed or not, beside a `weight_scale`) or still to be rounded. A GGUF file holds finished weights, nothing
 of 8-bit activations, and means SiLU: so llama.cpp computes this architecture.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgecore.checkpoint.decoder import Activation, Decoder
-from edgecore.checkpoint.derived import TERNARY, Rounded, Unpacked
+from edgecore.checkpoint.derived import TERNARY, Rounded, Scaled, Unpacked
 from edgecore.checkpoint.families import Family
 from edgecore.checkpoint.families.common import (
     GGUF_NAMES,
@@ -76,7 +76,7 @@ def _adopt(config: Fields, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             scale = _scale(config, tensors, name.removesuffix(".weight") + SCALE)
             # transformers' BitLinear divides by what it stores, AutoBitLinear multiplies.
-            adopted[name] = _unpacked(config, tensor, scale if kind == "autobitlinear" else 1 / scale)
+            adopted[name] = _finished(config, tensor, scale if kind == "autobitlinear" else 1 / scale)
     return adopted
 
 
@@ -92,10 +92,13 @@ def _scale(config: Fields, tensors: Mapping[str, Tensor], name: str) -> float:
     return scale
 
 
-def _unpacked(config: Fields, tensor: Tensor, scale: float) -> Tensor:
+def _finished(config: Fields, tensor: Tensor, scale: float) -> Tensor:
+    """Ternary weights as numbers, or packed, four rows to a byte."""
+    if tensor.type.readable:
+        return replace(tensor, derive=Scaled(scale))
     if tensor.storage != "U8" or len(tensor.shape) != 2:
         raise CorruptModel(
-            f"{config.file.parent}: tensor {tensor.name!r}: {tensor.storage} {tensor.shape} is not a packed matrix (U8)"
+            f"{config.file.parent}: tensor {tensor.name!r}: {tensor.storage} {tensor.shape} is no packed matrix (U8)"
         )
     rows, columns = tensor.shape
     return replace(tensor, shape=(4 * rows, columns), type=TERNARY, derive=Unpacked(scale))
