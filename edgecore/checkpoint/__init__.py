@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # Literal, so that type checkers of plugins see what is exported; a test holds it to `_HOME`.
 __all__ = [
-    "Activation", "Checkpoint", "Decoder", "GgufArray", "Oracle", "OracleContext", "Rope", "RopeScaling", "Storage", "Tensor",
-    "TokenType", "Tokenizer", "Vocabulary", "half_rotation_order", "open_checkpoint",
+    "Activation", "Checkpoint", "Decoder", "GgufArray", "Oracle", "OracleContext", "Rope", "RopeScaling", "Storage",
+    "Tensor", "TokenType", "Tokenizer", "Vocabulary", "half_rotation_order", "open_checkpoint",
 ]  # fmt: skip
 _HOME = {
     "decoder": ("Activation", "Decoder", "Rope", "RopeScaling"),

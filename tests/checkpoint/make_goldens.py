@@ -48,8 +48,8 @@ SIZES = {
     "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 GEMMA = {
-    **SIZES, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "head_dim": 32, "num_hidden_layers": 3,
-    "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 32, "sliding_window": 16,
+    **SIZES, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "head_dim": 32,
+    "num_hidden_layers": 3, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 32, "sliding_window": 16,
 }  # fmt: skip
 PHI = {**SIZES, "model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "hidden_act": "silu"}
 LONGROPE = {
@@ -244,7 +244,7 @@ def gain(name: str) -> float:
 
 
 def finished(weights: dict[str, NDArray[Any]], seed: int, pack: bool, inverse: bool) -> dict[str, NDArray[Any]]:
-    """Projections as ternary weights, packed four rows to a byte or not, with a scale that does not follow from them."""
+    """Projections as ternary weights, packed four rows to a byte or not, with scales that do not follow from them."""
     import torch
     from transformers.integrations.bitnet import pack_weights
 

@@ -2,8 +2,8 @@
 each half of a layer.
 
 A folder without `quantization_config` holds plain weights. With one, `linear_class` and `quantization_mode` say whether
-they are finished (packed or not, beside a `weight_scale`) or still to be rounded. A GGUF file holds finished weights, nothing
-of 8-bit activations, and means SiLU: so llama.cpp computes this architecture.
+they are finished (packed or not, beside a `weight_scale`) or still to be rounded. A GGUF file holds finished weights,
+nothing of 8-bit activations, and means SiLU: so llama.cpp computes this architecture.
 """
 
 from __future__ import annotations
