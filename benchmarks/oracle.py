@@ -1,7 +1,7 @@
 """What the oracle costs: seconds for 256 tokens of a small model, and memory for a model of 3.8 billion parameters.
 
     python benchmarks/oracle.py MODEL             # seconds, cold and warm, and peak memory
-    python benchmarks/oracle.py --synthetic DIR   # the same of a checkpoint of Phi-3-mini's shape: writes 7.6 GB, removes it
+    python benchmarks/oracle.py --synthetic DIR   # of a checkpoint of Phi-3-mini's shape: writes 7.6 GB, removes it
 
 Memory is this process's own peak, anonymous and mapped apart (mapped pages are the file's, and can be dropped).
 """
