@@ -13,6 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
+from edgecore.checkpoint import Activation, Decoder, Rope
+from edgecore.checkpoint.families import FAMILIES
 from edgecore.cli import COMMANDS, group
 from edgecore.contract import errors, hookspecs, manifest, options, precisions, sessions
 from edgecore.contract.errors import EdgecoreError
@@ -22,6 +24,7 @@ from support.tiny import tiny_llama
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONTRACT = (ROOT / "docs/contract.md").read_text(encoding="utf-8")
+MODEL = (ROOT / "docs/model.md").read_text(encoding="utf-8")
 CLI = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 MANIFEST_CLASSES = (
@@ -66,6 +69,15 @@ def test_every_command_is_documented_with_all_its_options(name: str) -> None:
     commands = [command, *command.commands.values()] if isinstance(command, click.Group) else [command]
     flags = [flag for c in commands for p in c.params if isinstance(p, click.Option) for flag in p.opts]
     assert [flag for flag in flags if f"`{flag}" not in CLI] == []
+
+
+@pytest.mark.parametrize("kind", [Decoder, Rope], ids=lambda kind: kind.__name__)
+def test_every_field_of_the_neutral_model_is_documented(kind: type) -> None:
+    assert [f.name for f in dataclasses.fields(kind) if f"`{f.name}`" not in MODEL] == []
+
+
+def test_every_family_and_activation_is_documented() -> None:
+    assert [name for name in (*FAMILIES, *Activation) if f"`{name}`" not in MODEL] == []
 
 
 def shown_commands() -> list[tuple[str, str]]:
