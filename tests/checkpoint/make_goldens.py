@@ -104,8 +104,9 @@ OTHERS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False, "original_max_position_embeddings": 512,
     },
     "phi3-longrope-partial": {
-        **PHI, "max_position_embeddings": 64, "rope_theta": 10000.0, "rope_scaling": LONGROPE, "partial_rotary_factor": 0.75, "sliding_window": None,
-        "tie_word_embeddings": True, "original_max_position_embeddings": 16,
+        **PHI, "max_position_embeddings": 64, "rope_theta": 10000.0, "rope_scaling": LONGROPE,
+        "partial_rotary_factor": 0.75, "sliding_window": None, "tie_word_embeddings": True,
+        "original_max_position_embeddings": 16,
     },
     "phi3-longrope-new-style": {
         **PHI, "rope_parameters": {
