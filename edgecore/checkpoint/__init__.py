@@ -12,26 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgecore.checkpoint.decoder import Activation, Decoder, Rope, RopeScaling
+    from edgecore.checkpoint.folder_out import folder_config, folder_weights, write_folder
     from edgecore.checkpoint.gguf_file import GgufArray
     from edgecore.checkpoint.opening import Checkpoint, half_rotation_order, open_checkpoint
     from edgecore.checkpoint.oracle import Oracle, OracleContext
+    from edgecore.checkpoint.safetensors_out import write_safetensors
     from edgecore.checkpoint.storage import Storage
     from edgecore.checkpoint.tensors import Tensor
     from edgecore.checkpoint.tokenizer import Tokenizer, TokenType, Vocabulary
+    from edgecore.checkpoint.tokenizer_out import write_tokenizer
 
 # Literal, so that type checkers of plugins see what is exported; a test holds it to `_HOME`.
 __all__ = [
     "Activation", "Checkpoint", "Decoder", "GgufArray", "Oracle", "OracleContext", "Rope", "RopeScaling", "Storage",
-    "Tensor", "TokenType", "Tokenizer", "Vocabulary", "half_rotation_order", "open_checkpoint",
+    "Tensor", "TokenType", "Tokenizer", "Vocabulary", "folder_config", "folder_weights", "half_rotation_order",
+    "open_checkpoint", "write_folder", "write_safetensors", "write_tokenizer",
 ]  # fmt: skip
 _HOME = {
     "decoder": ("Activation", "Decoder", "Rope", "RopeScaling"),
+    "folder_out": ("folder_config", "folder_weights", "write_folder"),
     "gguf_file": ("GgufArray",),
     "opening": ("Checkpoint", "half_rotation_order", "open_checkpoint"),
     "oracle": ("Oracle", "OracleContext"),
+    "safetensors_out": ("write_safetensors",),
     "storage": ("Storage",),
     "tensors": ("Tensor",),
     "tokenizer": ("TokenType", "Tokenizer", "Vocabulary"),
+    "tokenizer_out": ("write_tokenizer",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 from edgecore.checkpoint.decoder import Decoder
 from edgecore.checkpoint.fields import Fields
@@ -39,6 +40,11 @@ class Family:
     """What becomes of a Hugging Face folder's tensors, where they are not the weights as they stand."""
     quantizations: tuple[str, ...] = ()
     """`quant_method` values of Hugging Face configs that `adopt` reads."""
+    to_config: Callable[[Decoder], dict[str, Any]] | None = None
+    """What config.json says of a decoder: the way back of `from_config`, for what writes Hugging Face folders. The
+    tokenizer's ids and the weights' type are not in it. Raises `UnsupportedModel` for what it cannot say."""
+    norm_offset: float = 0.0
+    """Hugging Face folders keep norm weights less this."""
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq", "rope_freqs.weight")
     """Ends of tensor names that say nothing that the description does not."""
 

@@ -24,11 +24,14 @@ from edgecore.checkpoint.families.common import (
     gguf_rope,
     gguf_sizes,
 )
+from edgecore.checkpoint.families.written import bias_of_attention, written_config
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.tensors import Tensor
 from edgecore.contract.errors import CorruptModel, UnsupportedModel
 
 SCALE = ".weight_scale"
+FINISHED = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
+"""The `quantization_config` of weights that were rounded when the training ended."""
 
 
 def _from_config(config: Fields) -> Decoder:
@@ -104,6 +107,12 @@ def _finished(config: Fields, tensor: Tensor, scale: float) -> Tensor:
     return replace(tensor, shape=(4 * rows, columns), type=TERNARY, derive=Unpacked(scale))
 
 
+def _to_config(decoder: Decoder) -> dict[str, Any]:
+    """Finished weights where activations are rounded: their scale stands beside them, packed or not."""
+    config = written_config(decoder, "BitNetForCausalLM", attention_bias=bias_of_attention(decoder))
+    return config | ({"quantization_config": FINISHED} if decoder.int8_activations else {})
+
+
 FAMILY = Family(
     name="bitnet",
     model_types=("bitnet",),
@@ -117,4 +126,5 @@ FAMILY = Family(
     },
     adopt=_adopt,
     quantizations=("bitnet",),
+    to_config=_to_config,
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgecore.checkpoint.decoder import Activation, Decoder, Rope
+from edgecore.checkpoint.decoder import Activation, Decoder, Rope, RopeScaling
 from edgecore.checkpoint.derived import Offset
 from edgecore.checkpoint.families import Family
 from edgecore.checkpoint.families.common import (
@@ -18,6 +18,13 @@ from edgecore.checkpoint.families.common import (
     config_sizes,
     gguf_rope,
     gguf_sizes,
+)
+from edgecore.checkpoint.families.written import (
+    ACTIVATIONS,
+    bias_of_attention,
+    layer_types,
+    rope_parameters,
+    written_config,
 )
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.gguf_file import GgufArray
@@ -104,6 +111,43 @@ def _adopt(config: Fields, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n: replace(t, derive=Offset(1.0)) if n.endswith("norm.weight") else t for n, t in tensors.items()}
 
 
+def _to_config(decoder: Decoder) -> dict[str, Any]:
+    types = layer_types(decoder)
+    config = written_config(
+        decoder,
+        "Gemma3ForCausalLM",
+        model_type="gemma3_text",
+        hidden_activation=ACTIVATIONS[decoder.activation],
+        attention_bias=bias_of_attention(decoder),
+        query_pre_attn_scalar=_scalar(decoder),
+        attn_logit_softcapping=decoder.attention_softcap or None,
+        final_logit_softcapping=decoder.logit_softcap or None,
+        sliding_window=decoder.window or 4096,
+        layer_types=types,
+        **_pattern(decoder),
+    )
+    del config["hidden_act"]
+    local = decoder.local_rope or Rope(10000.0, decoder.head_dim)
+    if local.scaling is RopeScaling.NONE:
+        return config | {"rope_local_base_freq": local.theta}
+    # Windows whose frequencies are stretched too: only the newer style can say that.
+    ropes = {"full_attention": decoder.rope, "sliding_attention": local}
+    config |= {"rope_theta": None, "rope_scaling": None}
+    return config | {"rope_parameters": {k: rope_parameters(r, decoder.context_length) for k, r in ropes.items()}}
+
+
+def _scalar(decoder: Decoder) -> float:
+    """`query_pre_attn_scalar`, a whole number in every release, though the file may not say so."""
+    scalar = decoder.attention_scale**-2
+    return round(scalar) if round(scalar) ** -0.5 == decoder.attention_scale else scalar
+
+
+def _pattern(decoder: Decoder) -> dict[str, int]:
+    """`sliding_window_pattern`, where there is one: readers that know no `layer_types` go by it."""
+    found = [p for p in range(2, decoder.layers + 2) if decoder.windowed == _every(p, decoder.layers)]
+    return {"sliding_window_pattern": found[0]} if decoder.window and found else {}
+
+
 FAMILY = Family(
     name="gemma3",
     model_types=("gemma3_text",),
@@ -119,4 +163,6 @@ FAMILY = Family(
         "blk.{}.post_ffw_norm": "model.layers.{}.post_feedforward_layernorm",
     },
     adopt=_adopt,
+    to_config=_to_config,
+    norm_offset=1.0,
 )

@@ -16,6 +16,7 @@ from edgecore.checkpoint.families.common import (
     gguf_rope,
     gguf_sizes,
 )
+from edgecore.checkpoint.families.written import bias_of_attention, written_config
 from edgecore.checkpoint.fields import Fields
 from edgecore.contract.errors import UnsupportedModel
 
@@ -55,6 +56,11 @@ def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
     )
 
 
+def _to_config(decoder: Decoder) -> dict[str, Any]:
+    bias = bias_of_attention(decoder)
+    return written_config(decoder, "LlamaForCausalLM", attention_bias=bias, mlp_bias=decoder.mlp_bias)
+
+
 FAMILY = Family(
     name="llama",
     model_types=("llama",),
@@ -63,4 +69,5 @@ FAMILY = Family(
     from_gguf=_from_gguf,
     gguf_names=GGUF_NAMES,
     interleaved=True,
+    to_config=_to_config,
 )

@@ -5,10 +5,13 @@ A GGUF file calls it `llama` and drops the window, so one is read as that family
 
 from __future__ import annotations
 
+from typing import Any
+
 from edgecore.checkpoint.decoder import Decoder
 from edgecore.checkpoint.families import Family
 from edgecore.checkpoint.families.common import SILU, config_activation, config_rope, config_sizes
 from edgecore.checkpoint.families.llama import FAMILY as LLAMA
+from edgecore.checkpoint.families.written import written_config
 from edgecore.checkpoint.fields import Fields
 
 
@@ -26,6 +29,10 @@ def _from_config(config: Fields) -> Decoder:
     )
 
 
+def _to_config(decoder: Decoder) -> dict[str, Any]:
+    return written_config(decoder, "MistralForCausalLM", sliding_window=decoder.window or None)
+
+
 FAMILY = Family(
     name="mistral",
     model_types=("mistral",),
@@ -34,4 +41,5 @@ FAMILY = Family(
     from_gguf=LLAMA.from_gguf,
     gguf_names=LLAMA.gguf_names,
     interleaved=True,
+    to_config=_to_config,
 )

@@ -17,6 +17,7 @@ from edgecore.checkpoint.families.common import (
     gguf_rope,
     gguf_sizes,
 )
+from edgecore.checkpoint.families.written import written_config
 from edgecore.checkpoint.fields import Fields
 
 
@@ -42,6 +43,15 @@ def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
     )
 
 
+def _to_config(decoder: Decoder) -> dict[str, Any]:
+    return written_config(
+        decoder,
+        "Phi3ForCausalLM",
+        sliding_window=decoder.window or None,
+        original_max_position_embeddings=decoder.rope.original_context or decoder.context_length,
+    )
+
+
 FAMILY = Family(
     name="phi3",
     model_types=("phi3",),
@@ -58,4 +68,5 @@ FAMILY = Family(
         "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
     },
     ignored=("rotary_emb.inv_freq", "rope_factors_long.weight", "rope_factors_short.weight"),
+    to_config=_to_config,
 )

@@ -17,6 +17,7 @@ from edgecore.checkpoint.families.common import (
     gguf_rope,
     gguf_sizes,
 )
+from edgecore.checkpoint.families.written import written_config, written_windows
 from edgecore.checkpoint.fields import Fields
 
 
@@ -38,6 +39,10 @@ def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
     return Decoder(family="qwen2", rope=gguf_rope(metadata, tensors, sizes["head_dim"]), attention_bias=True, **sizes)
 
 
+def _to_config(decoder: Decoder) -> dict[str, Any]:
+    return written_config(decoder, "Qwen2ForCausalLM", **written_windows(decoder))
+
+
 FAMILY = Family(
     name="qwen2",
     model_types=("qwen2",),
@@ -45,4 +50,5 @@ FAMILY = Family(
     from_config=_from_config,
     from_gguf=_from_gguf,
     gguf_names=GGUF_NAMES,
+    to_config=_to_config,
 )

@@ -17,6 +17,7 @@ from edgecore.checkpoint.families.common import (
     gguf_rope,
     gguf_sizes,
 )
+from edgecore.checkpoint.families.written import bias_of_attention, written_config, written_windows
 from edgecore.checkpoint.fields import Fields
 
 
@@ -48,6 +49,11 @@ def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
     )
 
 
+def _to_config(decoder: Decoder) -> dict[str, Any]:
+    bias = bias_of_attention(decoder)
+    return written_config(decoder, "Qwen3ForCausalLM", attention_bias=bias, **written_windows(decoder))
+
+
 FAMILY = Family(
     name="qwen3",
     model_types=("qwen3",),
@@ -59,4 +65,5 @@ FAMILY = Family(
         "blk.{}.attn_q_norm": "model.layers.{}.self_attn.q_norm",
         "blk.{}.attn_k_norm": "model.layers.{}.self_attn.k_norm",
     },
+    to_config=_to_config,
 )

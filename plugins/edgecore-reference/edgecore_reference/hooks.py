@@ -52,10 +52,10 @@ def edgecore_convert(
         return seal_model(source, out, precision, limits, progress)
     if format != "huggingface":
         raise UnsupportedModel(f"format {format!r} is not made by this backend", supported="huggingface, onnx")
-    from edgecore_reference.folder import write_folder
+    from edgecore_reference.folder import convert
 
     with open_checkpoint(source) as model:
-        return write_folder(model, out, precision, str(options["vectors"]), limits, progress)
+        return convert(model, out, precision, str(options["vectors"]), limits, progress)
 
 
 @hookimpl

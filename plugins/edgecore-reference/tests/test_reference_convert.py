@@ -17,8 +17,9 @@ from safetensors.numpy import load_file
 
 from edgecore.checkpoint import Checkpoint, Oracle, Rope, open_checkpoint
 from edgecore.checkpoint.decoder import RopeScaling
+from edgecore.checkpoint.folder_out import decoder_config
+from edgecore.checkpoint.tokenizer_out import tokenizer_json
 from edgecore.contract import Cancelled, ConvertLimits, DoesNotFit, UnsupportedModel, UnsupportedPrecision
-from edgecore_reference.config import as_llama3, decoder_config, tokenizer_json
 
 from support.gguf_files import write_gguf
 from support.tiny import TEXT, tiny_llama
@@ -147,24 +148,16 @@ ROPES = {
 def test_rotary_scaling_survives_the_config(
     tmp_path: Path, opened: Checkpoint, rope: Rope, convert: Callable[..., Any]
 ) -> None:
-    config = decoder_config(replace(opened.decoder, rope=rope), opened.tokenizer)
+    config = decoder_config(replace(opened.decoder, rope=rope))
     convert(opened.path, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with open_checkpoint(tmp_path) as again:
         np.testing.assert_allclose(again.decoder.rope.frequencies(), rope.frequencies())
 
 
-def test_the_divisors_of_a_gguf_file_become_llama3s_rule_again() -> None:
-    rope = ROPES["llama3"]
-    divisors = Rope(500000.0, 64, RopeScaling.DIVISORS, divisors=tuple(rope.frequency_divisors()))
-    np.testing.assert_allclose(as_llama3(divisors).frequencies(), rope.frequencies(), rtol=1e-5)
-    with pytest.raises(UnsupportedModel):
-        as_llama3(replace(divisors, divisors=tuple(range(1, 33))))
-
-
 def test_a_family_without_a_hugging_face_class_is_refused(opened: Checkpoint) -> None:
     with pytest.raises(UnsupportedModel, match="mystery"):
-        decoder_config(replace(opened.decoder, family="mystery"), opened.tokenizer)
+        decoder_config(replace(opened.decoder, family="mystery"))
 
 
 def test_the_tokenizer_that_is_written_for_a_gguf_source_reads_and_writes_text(opened: Checkpoint) -> None:
