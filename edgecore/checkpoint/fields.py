@@ -32,18 +32,18 @@ class Fields:
         """A whole number within `least` and `most`."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.wrong(key, f"{_short(value)} is not a whole number")
+            raise self.wrong(key, f"{short(value)} is not a whole number")
         if not least <= value <= most:
-            raise self.wrong(key, f"{value} is not within {least} and {most}")
+            raise self.wrong(key, f"{short(value)} is not within {least} and {most}")
         return value
 
     def number(self, key: str, default: Any = MISSING, *, above: float = 0.0) -> float:
         """A finite number larger than `above`."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.wrong(key, f"{_short(value)} is not a number")
+            raise self.wrong(key, f"{short(value)} is not a number")
         if not above < value < 1e30:
-            raise self.wrong(key, f"{value} is not a finite number above {above}")
+            raise self.wrong(key, f"{short(value)} is not a finite number above {above}")
         return float(value)
 
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
@@ -57,7 +57,7 @@ class Fields:
     def _items(self, key: str, count: int) -> list[Any]:
         value = self._get(key, MISSING)
         if not isinstance(value, list) or len(value) != count:
-            raise self.wrong(key, f"{_short(value)} is not a list of {count}")
+            raise self.wrong(key, f"{short(value)} is not a list of {count}")
         return value
 
     def _item(self, key: str, number: int, value: Any) -> Fields:
@@ -68,7 +68,7 @@ class Fields:
     def flag(self, key: str, default: Any = MISSING) -> bool:
         value = self._get(key, default)
         if not isinstance(value, bool):
-            raise self.wrong(key, f"{_short(value)} is neither true nor false")
+            raise self.wrong(key, f"{short(value)} is neither true nor false")
         return value
 
     @overload
@@ -80,7 +80,7 @@ class Fields:
     def text(self, key: str, default: Any = MISSING) -> str | None:
         value = self._get(key, default)
         if value is not None and not isinstance(value, str):
-            raise self.wrong(key, f"{_short(value)} is not text")
+            raise self.wrong(key, f"{short(value)} is not text")
         return value
 
     def section(self, key: str) -> Fields | None:
@@ -89,7 +89,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            raise self.wrong(key, f"{_short(value)} is not an object")
+            raise self.wrong(key, f"{short(value)} is not an object")
         return Fields(self.file, value)
 
     def wrong(self, key: str, why: str) -> CorruptModel:
@@ -105,6 +105,10 @@ class Fields:
         return default
 
 
-def _short(value: object) -> str:
+def short(value: object, longest: int = 60) -> str:
+    """`repr`, cut: what an error quotes from a file is never longer than an error should be."""
+    if isinstance(value, str) and len(value) > longest:
+        value = value[:longest]
+        return repr(value)[:longest] + "..."
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -25,15 +25,30 @@ class Storage:
     size: int
     readable: bool = True
     """Whether `dequantize` takes it."""
+    scales: tuple[int, ...] = ()
+    """Where in a block its F16 scales and minima stand, in bytes: a block's values are finite when these are."""
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of a row of `columns` elements, which must divide into blocks."""
         return columns // self.block * self.size
 
 
+_SCALES = {
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "TQ1_0": (52,), "TQ2_0": (64,),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS", "IQ1_S"), (0,)),
+    **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (0,)),
+}  # fmt: skip
+"""As ggml-common.h lays blocks out. IQ1_M is not here (its scale is in four parts), nor are MXFP4 and NVFP4: no value of
+theirs is infinite."""
+
+
 def _table(*rows: tuple[int, str, int, int]) -> dict[int, Storage]:
     unreadable = ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64", "Q1_0")
-    return {number: Storage(name, block, size, name not in unreadable) for number, name, block, size in rows}
+    return {
+        number: Storage(name, block, size, name not in unreadable, _SCALES.get(name, ()))
+        for number, name, block, size in rows
+    }
 
 
 GGML = _table(
@@ -79,3 +94,35 @@ def dequantize(storage: Storage, rows: Bytes) -> Floats:
     kind.init_grid()
     blocks: NDArray[Any] = kind.dequantize_blocks(rows.reshape(-1, storage.size))
     return blocks.reshape(len(rows), -1).astype(np.float32, copy=False)
+
+
+_FLOATS = {"F32": ("<i4", "<u4", 0x7F80_0000), "F16": ("<i2", "<u2", 0x7C00), "BF16": ("<i2", "<u2", 0x7F80)}
+"""Signed and unsigned view of the bits, and infinity: what is no smaller in one of the two, sign aside, is not finite."""
+_IN_CACHE = 1 << 19
+"""Bytes looked at in one piece."""
+
+
+def is_finite(storage: Storage, stored: Bytes) -> bool:
+    """Whether no weight is NaN or infinite, told from the stored bytes of whole blocks without dequantizing them."""
+    flat = stored.reshape(-1)
+    if storage.name in _FLOATS:
+        pieces = (flat[at : at + _IN_CACHE] for at in range(0, flat.size, _IN_CACHE))
+        return all(_finite_bits(piece, *_FLOATS[storage.name]) for piece in pieces)
+    if storage.name == "IQ1_M":
+        # Its scale is the top four bits of each of the last four 16-bit words: the exponent is in the last two.
+        words = flat.view("<u2").reshape(-1, storage.size // 2)
+        return not bool(((words[:, -1] & 0x7000 == 0x7000) & (words[:, -2] & 0xC000 == 0xC000)).any())
+    return all(_finite_bits(_every(flat, at, storage.size), *_FLOATS["F16"]) for at in storage.scales)
+
+
+def _every(flat: Bytes, at: int, size: int) -> NDArray[np.uint16]:
+    """The 16-bit number at byte `at` of each block of `size` bytes; every type that has one has an even size."""
+    return flat.view(np.uint16)[at // 2 :: size // 2]
+
+
+def _finite_bits(stored: NDArray[Any], signed: str, unsigned: str, infinity: int) -> bool:
+    """Two maxima: the fastest test there is in numpy; `isfinite` takes three times as long, thirty times for F16."""
+    negative = 1 << (8 * np.dtype(unsigned).itemsize - 1)
+    return not stored.size or bool(
+        stored.view(signed).max() < infinity and stored.view(unsigned).max() < negative + infinity
+    )

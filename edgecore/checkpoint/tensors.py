@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecore.checkpoint.storage import Bytes, Floats, Storage, dequantize
+from edgecore.checkpoint.storage import Bytes, Floats, Storage, dequantize, is_finite
+from edgecore.contract.errors import CorruptModel
 
 _AT_ONCE = 1 << 18
 """Elements dequantized in one piece: the way back to float32 needs several times its own size for a moment."""
@@ -25,7 +27,10 @@ class Derivation(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """A named array, its stored bytes mapped from a file. Rows run along the first axis and are in canonical order."""
+    """A named array, its stored bytes mapped from a file. Rows run along the first axis and are in canonical order.
+
+    Whatever gives weights out (`read`, `rows`, `raw`) raises `CorruptModel` when one of them is NaN or infinite.
+    """
 
     name: str
     """Canonical: Hugging Face's Llama name."""
@@ -38,6 +43,8 @@ class Tensor:
     """Where each canonical row lies in the file; None when the orders agree."""
     derive: Derivation | None = None
     """None where the stored bytes are the weights."""
+    file: Path | None = None
+    """Where it lies; errors name it."""
 
     @property
     def storage(self) -> str:
@@ -60,6 +67,7 @@ class Tensor:
         """
         if self.derive is not None:
             raise ValueError(f"{self.name}: its stored bytes are not the weights")
+        self.check_finite(self.data)
         return self._raw()
 
     def _raw(self) -> Bytes:
@@ -70,14 +78,21 @@ class Tensor:
 
     def rows(self, start: int, stop: int) -> Floats:
         """float32 (stop - start, ...) of canonical rows `start` to `stop`. May be a read-only view of the file."""
-        return self.stored(start, stop) if self.derive is None else self.derive(self, start, stop)
+        if self.derive is None:
+            return self.stored(start, stop)
+        derived = self.derive(self, start, stop)
+        if not np.isfinite(derived).all():
+            raise self._not_finite()
+        return derived
 
     def stored(self, start: int, stop: int) -> Floats:
         """As `rows`, before anything is derived."""
         if len(self.shape) == 1:
+            self.check_finite(self.data)
             return _aligned(dequantize(self.type, self._raw())).reshape(self.shape)[start:stop]
         stored = self.data.reshape(self.shape[0], -1)
         some = stored[start:stop] if self.order is None else stored[self.order[start:stop]]
+        self.check_finite(some)
         last = self.type.row_bytes(self.shape[-1])
         return _aligned(dequantize(self.type, some.reshape(-1, last))).reshape(len(some), *self.shape[1:])
 
@@ -94,6 +109,18 @@ class Tensor:
         step = max(1, _AT_ONCE * self.shape[0] // max(1, self.elements))
         for start in range(0, self.shape[0], step):
             yield start, min(start + step, self.shape[0])
+
+    def check_finite(self, stored: Bytes) -> None:
+        """Raises `CorruptModel` when `stored`, whole blocks of `data`, hold NaN or infinity; cheap, before dequantizing.
+
+        For those that copy pieces of `data`; `raw`, `rows` and `read` have done it.
+        """
+        if not is_finite(self.type, stored):
+            raise self._not_finite()
+
+    def _not_finite(self) -> CorruptModel:
+        where = "" if self.file is None else f"{self.file}: "
+        return CorruptModel(f"{where}tensor {self.name!r}: holds weights that are NaN or infinite")
 
     def _elements(self) -> NDArray[np.generic]:
         return self.data.view(f"V{self.type.size}")
