@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from edgecore.checkpoint.fields import short
 from edgecore.checkpoint.mapping import map_file
 from edgecore.checkpoint.storage import GGML, Bytes, Storage
 from edgecore.contract.errors import CorruptModel, UnsupportedModel
@@ -25,10 +26,15 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_ENTRIES = 1 << 16
 """Metadata keys, or tensors. Real files have a few thousand at most."""
-MOST_ITEMS = 1 << 24
-"""Items of one array. The largest vocabularies have 2^19 merges."""
+MOST_ITEMS = 1 << 22
+"""Items of all arrays together. The largest vocabularies have 2^18 tokens and 2^19 merges."""
+LONGEST_HEADER = 1 << 27
+"""Bytes. The largest real ones, with a whole tokenizer.json in them, have a third of it."""
 LONGEST_NAME = 1 << 16
 """Bytes of a key or tensor name, as gguf.md limits keys."""
+
+Data = mmap.mmap | bytes
+"""What a header is parsed from: a file's mapping, or its bytes."""
 
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
@@ -43,7 +49,7 @@ class GgufArray:
     key: str
     kind: int
     count: int
-    data: mmap.mmap
+    data: Data
     start: int
     end: int
 
@@ -86,7 +92,8 @@ def read_gguf(file: Path) -> tuple[GgufHeader, mmap.mmap]:
     return parse_gguf(file, mapped), mapped
 
 
-def parse_gguf(file: Path, data: mmap.mmap) -> GgufHeader:
+def parse_gguf(file: Path, data: Data) -> GgufHeader:
+    """The header in `data`, its tensors views of it; `file` is what errors name. Raises as `read_gguf` does."""
     cursor = _Cursor(file, data)
     if cursor.take(4, "magic") != MAGIC:
         raise CorruptModel(f"{file}: field 'magic': not a GGUF file")
@@ -103,12 +110,12 @@ def parse_gguf(file: Path, data: mmap.mmap) -> GgufHeader:
     for number in range(entry_count):
         key = cursor.text(f"key {number}", LONGEST_NAME)
         if key in metadata:
-            raise CorruptModel(f"{file}: field {key!r}: stands twice in the metadata")
+            raise cursor.wrong(key, "stands twice in the metadata")
         metadata[key] = cursor.value(key)
     table = [_TableEntry.read(cursor, number) for number in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 8 or alignment % 8 or alignment > 1 << 20:
-        raise CorruptModel(f"{file}: field 'general.alignment': {alignment!r} is no multiple of 8 up to 2^20")
+        raise CorruptModel(f"{file}: field 'general.alignment': {short(alignment)} is no multiple of 8 up to 2^20")
     begin = -(-cursor.at // alignment) * alignment
     return GgufHeader(metadata, _place(file, data, table, begin, alignment))
 
@@ -124,7 +131,7 @@ class _TableEntry:
     @classmethod
     def read(cls, cursor: _Cursor, number: int) -> _TableEntry:
         name = cursor.text(f"name of tensor {number}", LONGEST_NAME)
-        what = f"tensor {name!r}"
+        what = f"tensor {short(name)}"
         axes = cursor.number("<I", what)
         if not 1 <= axes <= 4:
             raise cursor.wrong(what, f"{axes} axes; 1 to 4 are possible")
@@ -143,19 +150,19 @@ class _TableEntry:
         return cls(name, shape, storage, cursor.number("<Q", what), size)
 
 
-def _place(file: Path, data: mmap.mmap, table: list[_TableEntry], begin: int, alignment: int) -> dict[str, GgufTensor]:
+def _place(file: Path, data: Data, table: list[_TableEntry], begin: int, alignment: int) -> dict[str, GgufTensor]:
     """The tensors with their bytes. Offsets must be aligned, inside the file and apart from each other."""
     stored = np.frombuffer(data, np.uint8)
     tensors: dict[str, GgufTensor] = {}
     end_of_last, last = 0, ""
     for entry in sorted(table, key=lambda e: e.offset):
-        what = f"{file}: tensor {entry.name!r}"
+        what = f"{file}: tensor {short(entry.name)}"
         if entry.name in tensors:
             raise CorruptModel(f"{what}: stands twice in the table")
         if entry.offset % alignment:
             raise CorruptModel(f"{what}: offset {entry.offset} is not a multiple of the alignment {alignment}")
         if entry.offset < end_of_last:
-            raise CorruptModel(f"{what}: offset {entry.offset} lies inside tensor {last!r}")
+            raise CorruptModel(f"{what}: offset {entry.offset} lies inside tensor {short(last)}")
         start, end_of_last, last = begin + entry.offset, entry.offset + entry.size, entry.name
         if start + entry.size > len(data):
             raise CorruptModel(
@@ -168,13 +175,15 @@ def _place(file: Path, data: mmap.mmap, table: list[_TableEntry], begin: int, al
 class _Cursor:
     """Walks the header. Every step asks first whether the bytes are there."""
 
-    def __init__(self, file: Path, data: mmap.mmap) -> None:
+    def __init__(self, file: Path, data: Data) -> None:
         self.file = file
         self.data = data
+        self.end = min(len(data), LONGEST_HEADER)
+        self.items = 0
         self.at = 0
 
     def wrong(self, field: str, why: str) -> CorruptModel:
-        return CorruptModel(f"{self.file}: field {field!r}: {why}")
+        return CorruptModel(f"{self.file}: field {short(field)}: {why}")
 
     def take(self, size: int, field: str) -> bytes:
         self._need(size, field)
@@ -190,8 +199,8 @@ class _Cursor:
         count: int = self.number("<Q", field)
         if count > most:
             raise self.wrong(field, f"{count} is more than the {most} that are accepted")
-        if count * least_bytes > len(self.data) - self.at:
-            raise self.wrong(field, f"{count} do not fit in the {len(self.data) - self.at} bytes that are left")
+        if count * least_bytes > self.end - self.at:
+            raise self.wrong(field, f"{count} do not fit in the {self.end - self.at} bytes that are left")
         return count
 
     def text(self, field: str, longest: int) -> str:
@@ -204,7 +213,7 @@ class _Cursor:
     def value(self, key: str) -> Any:
         kind = self.number("<I", key)
         if kind == _STRING:
-            return self.text(key, len(self.data))
+            return self.text(key, LONGEST_HEADER)
         if kind == _ARRAY:
             return self._array(key)
         if kind not in _NUMBERS:
@@ -217,7 +226,8 @@ class _Cursor:
         if kind != _STRING and kind not in _NUMBERS:
             raise self.wrong(key, f"an array of value type {kind}; numbers and text are possible")
         width = 8 if kind == _STRING else struct.calcsize(_NUMBERS[kind])
-        count = self.count(key, width, MOST_ITEMS)
+        count = self.count(key, width, MOST_ITEMS - self.items)
+        self.items += count
         start = self.at
         if kind == _STRING:
             self._skip_texts(key, count)
@@ -227,7 +237,7 @@ class _Cursor:
 
     def _skip_texts(self, key: str, count: int) -> None:
         """The one loop that a large vocabulary spends its time in, so it is written flat."""
-        at, size, data = self.at, len(self.data), self.data
+        at, size, data = self.at, self.end, self.data
         unpack: Callable[[Any, int], tuple[int]] = _LENGTH.unpack_from
         for number in range(count):
             if at + 8 > size or (at := at + 8 + unpack(data, at)[0]) > size:
@@ -235,5 +245,8 @@ class _Cursor:
         self.at = at
 
     def _need(self, size: int, field: str) -> None:
-        if self.at + size > len(self.data):
-            raise self.wrong(field, f"the file ends at byte {len(self.data)}, before it: it was cut short")
+        if self.at + size <= self.end:
+            return
+        if self.end == len(self.data):
+            raise self.wrong(field, f"the file ends at byte {self.end}, before it: it was cut short")
+        raise self.wrong(field, f"lies behind the {self.end} bytes that a header may have")

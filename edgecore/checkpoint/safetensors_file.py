@@ -1,7 +1,8 @@
 """Reading safetensors headers, ours rather than the library's because its numpy door copies each tensor, knows no
 mapped bfloat16, and names neither file nor field when a header is wrong.
 
-Format: https://github.com/huggingface/safetensors#format. Eight bytes of length, that much JSON, the data.
+Format: https://github.com/huggingface/safetensors#format. Eight bytes of length, that much JSON, the data. What the
+library refuses is refused; a test compares the two.
 """
 
 from __future__ import annotations
@@ -9,19 +10,26 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgecore.checkpoint.fields import short
 from edgecore.checkpoint.mapping import map_file, read_text
-from edgecore.checkpoint.storage import SAFETENSORS
+from edgecore.checkpoint.storage import SAFETENSORS, Bytes
 from edgecore.checkpoint.tensors import Tensor
 from edgecore.contract.errors import CorruptModel, ModelNotFound, UnsupportedModel
 
-LONGEST_HEADER = 100_000_000
-"""Bytes: the library's own limit."""
-LONGEST_JSON = 100_000_000
+LONGEST_HEADER = 1 << 24
+"""Bytes. The library takes 100 MB, which Python needs 2 GB for; the largest of these families has 0.1 MB."""
+LONGEST_INDEX = 1 << 24
+"""Bytes of the shard index."""
+MOST_TENSORS = 1 << 16
+"""Tensors in a folder. The largest of these families has 2,000."""
+MOST_AXES = 8
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -31,32 +39,45 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], list[mmap.mmap]]:
     if (folder / INDEX).is_file():
         return _read_sharded(folder)
     if (folder / SINGLE).is_file():
-        tensors, mapped = read_file(folder / SINGLE)
+        tensors, mapped = read_file(folder / SINGLE, folder)
         return tensors, [mapped]
     raise ModelNotFound(f"{folder}: no weights", supported=f"{SINGLE}, or {INDEX} with its shards")
 
 
-def read_file(file: Path) -> tuple[dict[str, Tensor], mmap.mmap]:
-    """The tensors of one file. Raises `CorruptModel`, `UnsupportedModel`."""
-    mapped = map_file(file)
-    length = int.from_bytes(mapped[:8], "little")
-    if len(mapped) < 8 or not 2 <= length <= min(LONGEST_HEADER, len(mapped) - 8):
-        raise CorruptModel(f"{file}: field 'header length': {length} bytes in a file of {len(mapped)}")
-    header = parse_json(file, mapped[8 : 8 + length].decode("utf-8", "surrogateescape"))
-    header.pop("__metadata__", None)
-    body = np.frombuffer(mapped, np.uint8)[8 + length :]
-    tensors: dict[str, Tensor] = {}
+def read_file(file: Path, within: Path | None = None) -> tuple[dict[str, Tensor], mmap.mmap]:
+    """The tensors of one file, and the mapping that they lie in. Raises `CorruptModel`, `UnsupportedModel`."""
+    mapped = map_file(file, within)
+    return parse_safetensors(file, mapped), mapped
+
+
+def parse_safetensors(file: Path, data: mmap.mmap | bytes) -> dict[str, Tensor]:
+    """The tensors in `data`, views of it, in the order of their bytes; `file` is what errors name.
+
+    The data must be covered without holes, as the format asks. Raises `CorruptModel`, `UnsupportedModel`.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not 2 <= length <= len(data) - 8:
+        raise CorruptModel(f"{file}: field 'header length': {length} bytes in a file of {len(data)}")
+    if length > LONGEST_HEADER:
+        raise UnsupportedModel(
+            f"{file}: field 'header length': {length} bytes", supported=f"headers up to {LONGEST_HEADER} bytes"
+        )
+    header = parse_json(file, _header_text(file, data[8 : 8 + length]))
+    _check_metadata(file, header.pop("__metadata__", {}))
+    if len(header) > MOST_TENSORS:
+        raise UnsupportedModel(f"{file}: {len(header)} tensors", supported=f"up to {MOST_TENSORS}")
+    body = np.frombuffer(data, np.uint8)[8 + length :]
+    tensors = [_tensor(file, name, entry, body) for name, entry in header.items()]
+    tensors.sort(key=lambda pair: pair[0])
     end_of_last = 0
-    for name, (storage, shape, start, end) in sorted(
-        ((name, _entry(file, name, entry)) for name, entry in header.items()), key=lambda pair: pair[1][2]
-    ):
-        if start < end_of_last:
-            raise CorruptModel(f"{file}: tensor {name!r}: offset {start} lies inside the tensor before it")
-        if end > len(body):
-            raise CorruptModel(f"{file}: tensor {name!r}: ends at {end}, the data at {len(body)}: it was cut short")
-        end_of_last = end
-        tensors[name] = Tensor(name, shape, SAFETENSORS[storage], body[start:end])
-    return tensors, mapped
+    for start, tensor in tensors:
+        if start != end_of_last:
+            where = "inside the tensor before it" if start < end_of_last else f"after a hole from {end_of_last}"
+            raise CorruptModel(f"{file}: tensor {short(tensor.name)}: field 'data_offsets': {start} lies {where}")
+        end_of_last = start + tensor.nbytes
+    if end_of_last != len(body):
+        raise CorruptModel(f"{file}: {len(body) - end_of_last} bytes behind the last tensor belong to none")
+    return {tensor.name: tensor for _, tensor in tensors}
 
 
 def parse_json(file: Path, text: str) -> dict[str, Any]:
@@ -65,8 +86,8 @@ def parse_json(file: Path, text: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) != len(pairs):
-            twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
-            raise CorruptModel(f"{file}: field {twice!r}: stands twice")
+            ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+            raise CorruptModel(f"{file}: field {short(twice)}: stands twice")
         return made
 
     try:
@@ -78,54 +99,87 @@ def parse_json(file: Path, text: str) -> dict[str, Any]:
     return value
 
 
-def _entry(file: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """Type, shape, start and end of one header entry, each believed only after a look at the others."""
-    what = f"{file}: tensor {name!r}"
+def _header_text(file: Path, header: bytes) -> str:
+    if not header.startswith(b"{"):
+        raise CorruptModel(f"{file}: the header is not a JSON object: it begins with {header[:1]!r}")
+    try:
+        return header.decode()
+    except UnicodeDecodeError as error:
+        raise CorruptModel(f"{file}: the header is not UTF-8 ({error})") from None
+
+
+def _check_metadata(file: Path, metadata: Any) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CorruptModel(f"{file}: field '__metadata__': {short(metadata)} is no object of texts")
+
+
+def _tensor(file: Path, name: str, entry: Any, body: Bytes) -> tuple[int, Tensor]:
+    """Where a tensor starts, and the tensor; each field is believed only after a look at the others."""
+    what = f"{file}: tensor {short(name)}"
     if not isinstance(entry, dict):
         raise CorruptModel(f"{what}: is not an object")
     storage: Any = entry.get("dtype")
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
     if not isinstance(storage, str) or storage not in SAFETENSORS:
-        raise UnsupportedModel(f"{what}: dtype {storage!r}", supported=", ".join(SAFETENSORS))
-    if not _whole_numbers(shape) or len(shape) > 8 or 0 in shape:
-        raise CorruptModel(f"{what}: shape {shape!r} is no list of up to 8 positive whole numbers")
+        raise UnsupportedModel(f"{what}: field 'dtype': {short(storage)}", supported=", ".join(SAFETENSORS))
+    if not _whole_numbers(shape) or len(shape) > MOST_AXES or 0 in shape:
+        raise CorruptModel(f"{what}: field 'shape': {short(shape)} is no list of up to {MOST_AXES} positive numbers")
     if not _whole_numbers(offsets) or len(offsets) != 2:
-        raise CorruptModel(f"{what}: data_offsets {offsets!r} is no pair of whole numbers")
+        raise CorruptModel(f"{what}: field 'data_offsets': {short(offsets)} is no pair of whole numbers")
+    start, end = offsets
     size = math.prod(shape) * SAFETENSORS[storage].size
-    if offsets[1] - offsets[0] != size:
+    if end > len(body):
         raise CorruptModel(
-            f"{what}: data_offsets {offsets} hold {offsets[1] - offsets[0]} bytes, the shape needs {size}"
+            f"{what}: field 'data_offsets': ends at {end}, the data at {len(body)}: the file was cut short"
         )
-    return storage, tuple(shape) or (1,), offsets[0], offsets[1]
+    if end - start != size:
+        raise CorruptModel(
+            f"{what}: field 'data_offsets': {offsets} hold {end - start} bytes, the shape {shape} of {storage} "
+            f"needs {size}"
+        )
+    return start, Tensor(name, tuple(shape) or (1,), SAFETENSORS[storage], body[start:end], file=file)
 
 
 def _whole_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in value)
+    """Whether it is a list of numbers that 64 bits hold: larger ones multiply to what cannot even be printed."""
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 64 for n in value)
 
 
 def _is_plain_name(name: str) -> bool:
-    """No path, on any system: it must not lead out of the folder."""
-    return name not in ("", ".", "..") and not any(c in name for c in "/\\:\0")
+    """No path, on any system: it must not lead out of the folder. And nothing that a terminal would act on."""
+    return name not in ("", ".", "..") and name.isprintable() and not any(c in name for c in "/\\:")
 
 
 def _read_sharded(folder: Path) -> tuple[dict[str, Tensor], list[mmap.mmap]]:
     index = folder / INDEX
-    weight_map = parse_json(index, read_text(index, LONGEST_JSON)).get("weight_map")
+    weight_map = parse_json(index, read_text(index, LONGEST_INDEX, folder)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CorruptModel(f"{index}: field 'weight_map': is no object of tensors and their files")
-    found: dict[str, Tensor] = {}
-    mappings: list[mmap.mmap] = []
     shards: dict[str, dict[str, Tensor]] = {}
+    mappings: list[mmap.mmap] = []
+    for shard in _shard_names(index, weight_map):
+        try:
+            shards[shard], mapped = read_file(folder / shard, folder)
+        except ModelNotFound as error:
+            raise CorruptModel(f"{index}: field 'weight_map': {error.what}") from None
+        mappings.append(mapped)
+        # Of all shards together: a thousand links may lead to one file.
+        if (count := sum(map(len, shards.values()))) > MOST_TENSORS:
+            raise UnsupportedModel(f"{index}: {count} tensors in its shards", supported=f"up to {MOST_TENSORS}")
+    found: dict[str, Tensor] = {}
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _is_plain_name(shard):
-            raise CorruptModel(f"{index}: field 'weight_map': {shard!r} is not the name of a file in this folder")
-        if shard not in shards:
-            if not (folder / shard).is_file():
-                raise CorruptModel(f"{index}: field 'weight_map': {shard!r} is not in the folder")
-            shards[shard], mapped = read_file(folder / shard)
-            mappings.append(mapped)
         if name not in shards[shard]:
-            raise CorruptModel(f"{folder / shard}: tensor {name!r}: missing, though {INDEX} says it is here")
+            raise CorruptModel(f"{folder / shard}: tensor {short(name)}: missing, though {INDEX} says it is here")
         found[name] = shards[shard][name]
     return found, mappings
+
+
+def _shard_names(index: Path, weight_map: Mapping[str, Any]) -> list[str]:
+    """The shards, each once. All names are looked at before the first file is opened."""
+    shards: dict[str, None] = {}
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not _is_plain_name(shard):
+            raise CorruptModel(f"{index}: field 'weight_map': {short(shard)} is not the name of a file in this folder")
+        shards[shard] = None
+    return list(shards)

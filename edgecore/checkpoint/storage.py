@@ -39,8 +39,8 @@ _SCALES = {
     **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS", "IQ1_S"), (0,)),
     **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (0,)),
 }  # fmt: skip
-"""As ggml-common.h lays blocks out. IQ1_M is not here (its scale is in four parts), nor are MXFP4 and NVFP4: no value of
-theirs is infinite."""
+"""As ggml-common.h lays blocks out. IQ1_M is not here (its scale is in four parts), nor are MXFP4 and NVFP4: no value
+of theirs is infinite."""
 
 
 def _table(*rows: tuple[int, str, int, int]) -> dict[int, Storage]:
@@ -97,7 +97,7 @@ def dequantize(storage: Storage, rows: Bytes) -> Floats:
 
 
 _FLOATS = {"F32": ("<i4", "<u4", 0x7F80_0000), "F16": ("<i2", "<u2", 0x7C00), "BF16": ("<i2", "<u2", 0x7F80)}
-"""Signed and unsigned view of the bits, and infinity: what is no smaller in one of the two, sign aside, is not finite."""
+"""Signed and unsigned view of the bits, and infinity: what is not smaller in one of the two is not finite."""
 _IN_CACHE = 1 << 19
 """Bytes looked at in one piece."""
 

@@ -111,7 +111,7 @@ class Tensor:
             yield start, min(start + step, self.shape[0])
 
     def check_finite(self, stored: Bytes) -> None:
-        """Raises `CorruptModel` when `stored`, whole blocks of `data`, hold NaN or infinity; cheap, before dequantizing.
+        """Raises `CorruptModel` when `stored`, whole blocks of `data`, hold NaN or infinity, without dequantizing them.
 
         For those that copy pieces of `data`; `raw`, `rows` and `read` have done it.
         """
