@@ -50,7 +50,7 @@ def write_gguf(model: Checkpoint, out: Path, storage: str = "F16", *, tokenizer:
     elif d.rope.scaling != "none":
         writer.add_tensor("rope_freqs.weight", d.rope.frequency_divisors().astype(np.float32))
     if tokenizer:
-        _add_tokenizer(writer, model)
+        add_tokenizer(writer, model)
     quantization = gguf.GGMLQuantizationType[storage]
     for name, tensor in model.tensors.items():
         data = tensor.read()
@@ -80,7 +80,7 @@ def gguf_name(name: str) -> str:
     raise KeyError(name)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, model: Checkpoint) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, model: Checkpoint) -> None:
     tokenizer = model.tokenizer
     writer.add_tokenizer_model(tokenizer.model)
     writer.add_tokenizer_pre(tokenizer.pre)

@@ -37,7 +37,7 @@ def written_config(decoder: Decoder, architecture: str, **more: Any) -> dict[str
         "head_dim": decoder.head_dim,
         "hidden_act": ACTIVATIONS[decoder.activation],
         "max_position_embeddings": decoder.context_length,
-        "rms_norm_eps": decoder.norm_epsilon,
+        "rms_norm_eps": short(decoder.norm_epsilon),
         "rope_theta": decoder.rope.theta,
         "rope_scaling": rope_scaling(decoder.rope, decoder.context_length),
         "tie_word_embeddings": decoder.tied,
@@ -79,6 +79,11 @@ def partial(decoder: Decoder) -> float:
     """`partial_rotary_factor`: transformers multiplies by it and cuts the fraction off."""
     share = decoder.rope.dim / decoder.head_dim
     return share if int(decoder.head_dim * share) == decoder.rope.dim else math.nextafter(share, 1.0)
+
+
+def short(number: float) -> float:
+    """A number that is a float32's, as people write it: a GGUF file has 1e-5 as 9.999999747378752e-06."""
+    return float(str(np.float32(number))) if number == float(np.float32(number)) else number
 
 
 def rope_scaling(rope: Rope, context_length: int) -> dict[str, Any] | None:
