@@ -131,15 +131,16 @@ class _TableEntry:
     @classmethod
     def read(cls, cursor: _Cursor, number: int) -> _TableEntry:
         name = cursor.text(f"name of tensor {number}", LONGEST_NAME)
-        what = f"tensor {short(name)}"
-        axes = cursor.number("<I", what)
+        axes = cursor.number("<I", f"n_dims of {name}")
         if not 1 <= axes <= 4:
-            raise cursor.wrong(what, f"{axes} axes; 1 to 4 are possible")
+            raise cursor.wrong(f"n_dims of {name}", f"{axes} axes; 1 to 4 are possible")
+        what = f"dimensions of {name}"
         shape = tuple(cursor.number("<Q", what) for _ in range(axes))[::-1]
-        kind = cursor.number("<I", what)
+        kind = cursor.number("<I", f"type of {name}")
         if kind not in GGML:
             raise UnsupportedModel(
-                f"{cursor.file}: {what}: type number {kind}", supported=", ".join(s.name for s in GGML.values())
+                f"{cursor.file}: tensor {short(name)}: type number {kind}",
+                supported=", ".join(s.name for s in GGML.values()),
             )
         storage = GGML[kind]
         if 0 in shape:
@@ -147,7 +148,7 @@ class _TableEntry:
         if shape[-1] % storage.block:
             raise cursor.wrong(what, f"rows of {shape[-1]} do not divide into {storage.name} blocks of {storage.block}")
         size = math.prod(shape) // storage.block * storage.size
-        return cls(name, shape, storage, cursor.number("<Q", what), size)
+        return cls(name, shape, storage, cursor.number("<Q", f"offset of {name}"), size)
 
 
 def _place(file: Path, data: Data, table: list[_TableEntry], begin: int, alignment: int) -> dict[str, GgufTensor]:
@@ -183,7 +184,7 @@ class _Cursor:
         self.at = 0
 
     def wrong(self, field: str, why: str) -> CorruptModel:
-        return CorruptModel(f"{self.file}: field {short(field)}: {why}")
+        return CorruptModel(f"{self.file}: field {short(field, 100)}: {why}")
 
     def take(self, size: int, field: str) -> bytes:
         self._need(size, field)

@@ -18,7 +18,10 @@ _HUB_LINKS = "a link inside the folder, or into the blobs of the Hugging Face ca
 
 
 def map_file(file: Path, within: Path | None = None) -> mmap.mmap:
-    """The file, read-only. Raises as `open_regular` does, and `CorruptModel` for an empty one (it cannot be mapped)."""
+    """The file, read-only. Without `within` links are followed: the user named the file, not a folder that holds it.
+
+    Raises as `open_regular` does, and `CorruptModel` for an empty one, which cannot be mapped.
+    """
     with open_regular(file, within) as handle:
         if os.fstat(handle.fileno()).st_size == 0:
             raise CorruptModel(f"{file}: the file is empty")
@@ -28,19 +31,25 @@ def map_file(file: Path, within: Path | None = None) -> mmap.mmap:
             raise ModelNotFound(f"{file}: cannot be mapped ({error})") from None
 
 
-def read_text(file: Path, most_bytes: int, within: Path | None = None) -> str:
-    """A small text file, whole. Raises as `open_regular` does; `CorruptModel` when larger than `most_bytes` or not
-    UTF-8.
+def read_text(file: Path, most_bytes: int) -> str:
+    """A small text file of a model's folder, whole. Raises as `read_bytes` does; `CorruptModel` when not UTF-8."""
+    try:
+        return read_bytes(file, most_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorruptModel(f"{file}: is not UTF-8 ({error})") from None
+
+
+def read_bytes(file: Path, most_bytes: int) -> bytes:
+    """A small file of a model's folder, whole.
+
+    Raises as `open_regular` does, a link out of its folder included; `CorruptModel` when larger than `most_bytes`.
     """
-    with open_regular(file, within) as handle:
+    with open_regular(file, file.parent) as handle:
         # Not `read(most_bytes + 1)`: that reserves as much, whatever the file's size.
         data = handle.read(min(most_bytes, os.fstat(handle.fileno()).st_size) + 1)
     if len(data) > most_bytes:
         raise CorruptModel(f"{file}: larger than the {most_bytes} bytes that are accepted")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorruptModel(f"{file}: is not UTF-8 ({error})") from None
+    return data
 
 
 def open_regular(file: Path, within: Path | None = None) -> BinaryIO:

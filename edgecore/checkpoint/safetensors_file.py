@@ -11,7 +11,6 @@ import json
 import math
 import mmap
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def parse_safetensors(file: Path, data: mmap.mmap | bytes) -> dict[str, Tensor]:
 
 
 def parse_json(file: Path, text: str) -> dict[str, Any]:
-    """A JSON object. Raises `CorruptModel` when it is none, nests too deeply or has a key twice."""
+    """A JSON object. Raises `CorruptModel` when it is none, nests too deeply, has a key twice or half a character."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
@@ -92,6 +91,9 @@ def parse_json(file: Path, text: str) -> dict[str, Any]:
 
     try:
         value = json.loads(text, object_pairs_hook=unique)
+        if "\\ud" in text or "\\uD" in text:
+            # An escape may be half of a surrogate pair: Python takes it, and fails when the text is written somewhere.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CorruptModel(f"{file}: is not JSON ({error})") from None
     if not isinstance(value, dict):
@@ -151,21 +153,31 @@ def _is_plain_name(name: str) -> bool:
     return name not in ("", ".", "..") and name.isprintable() and not any(c in name for c in "/\\:")
 
 
-def _read_sharded(folder: Path) -> tuple[dict[str, Tensor], list[mmap.mmap]]:
-    index = folder / INDEX
-    weight_map = parse_json(index, read_text(index, LONGEST_INDEX, folder)).get("weight_map")
+def parse_index(index: Path, text: str) -> dict[str, str]:
+    """The shard of each tensor, as model.safetensors.index.json says it. Raises `CorruptModel`."""
+    weight_map = parse_json(index, text).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CorruptModel(f"{index}: field 'weight_map': is no object of tensors and their files")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not _is_plain_name(shard):
+            raise CorruptModel(f"{index}: field 'weight_map': {short(shard)} is not the name of a file in this folder")
+    return weight_map
+
+
+def _read_sharded(folder: Path) -> tuple[dict[str, Tensor], list[mmap.mmap]]:
+    index = folder / INDEX
+    weight_map = parse_index(index, read_text(index, LONGEST_INDEX))
     shards: dict[str, dict[str, Tensor]] = {}
     mappings: list[mmap.mmap] = []
-    for shard in _shard_names(index, weight_map):
+    count = 0
+    for shard in dict.fromkeys(weight_map.values()):
         try:
             shards[shard], mapped = read_file(folder / shard, folder)
         except ModelNotFound as error:
             raise CorruptModel(f"{index}: field 'weight_map': {error.what}") from None
         mappings.append(mapped)
         # Of all shards together: a thousand links may lead to one file.
-        if (count := sum(map(len, shards.values()))) > MOST_TENSORS:
+        if (count := count + len(shards[shard])) > MOST_TENSORS:
             raise UnsupportedModel(f"{index}: {count} tensors in its shards", supported=f"up to {MOST_TENSORS}")
     found: dict[str, Tensor] = {}
     for name, shard in weight_map.items():
@@ -173,13 +185,3 @@ def _read_sharded(folder: Path) -> tuple[dict[str, Tensor], list[mmap.mmap]]:
             raise CorruptModel(f"{folder / shard}: tensor {short(name)}: missing, though {INDEX} says it is here")
         found[name] = shards[shard][name]
     return found, mappings
-
-
-def _shard_names(index: Path, weight_map: Mapping[str, Any]) -> list[str]:
-    """The shards, each once. All names are looked at before the first file is opened."""
-    shards: dict[str, None] = {}
-    for shard in weight_map.values():
-        if not isinstance(shard, str) or not _is_plain_name(shard):
-            raise CorruptModel(f"{index}: field 'weight_map': {short(shard)} is not the name of a file in this folder")
-        shards[shard] = None
-    return list(shards)
