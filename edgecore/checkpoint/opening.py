@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 LARGEST_CONFIG = 10_000_000
 """Bytes of a JSON file beside the weights, the tokenizer's apart."""
 LAYERS = "model.layers."
-EXPORTER_HINT = "edgecore plugin install llamacpp --export"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -97,6 +96,15 @@ class Checkpoint:
 
         return folder_template(self.path)
 
+    def forget(self) -> None:
+        """Let go of the pages that were read; the system keeps them while it has room, and reads them again if need be.
+
+        For whoever walks through all weights once and answers for the memory of this process.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapped in self._mappings:
+                mapped.madvise(mmap.MADV_DONTNEED)
+
     def close(self) -> None:
         """Give the mappings back; those that arrays still look into go with the arrays."""
         self.tensors = {}
@@ -118,18 +126,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     if not file.is_file():
         raise ModelNotFound(f"{folder}: has no config.json", supported="a Hugging Face folder, or a GGUF file")
     config = Fields(file, parse_json(file, read_text(file, LARGEST_CONFIG)))
-    kind = config.text("model_type", "")
-    family = next((f for f in known() if kind in f.model_types), None)
-    if family is None:
-        raise _unsupported(f"{file}: field 'model_type': {kind!r}")
-    if (packing := config.section("quantization_config")) is not None:
-        method = packing.text("quant_method", "unknown")
-        if method not in family.quantizations:
-            raise UnsupportedModel(
-                f"{file}: field 'quantization_config': weights packed by {method!r}",
-                supported=", ".join(["F32, F16 and BF16 weights", *family.quantizations]),
-            )
-    decoder = family.from_config(config)
+    family, decoder = _described(config)
     stored, mappings = read_folder(folder)
     found = _parted(decoder, family, family.adopt(config, stored) if family.adopt else stored)
     tied = ("lm_head.weight",) if decoder.tied else ()
@@ -144,14 +141,52 @@ def _open_folder(folder: Path) -> Checkpoint:
     )
 
 
+def _described(config: Fields) -> tuple[Family, Decoder]:
+    """From config.json alone. Raises `UnsupportedModel` with the exporters that take such a model."""
+    try:
+        family = _family_of(config)
+        if (packing := config.section("quantization_config")) is not None:
+            method = packing.text("quant_method", "unknown")
+            if method not in family.quantizations:
+                raise UnsupportedModel(
+                    f"{config.file}: field 'quantization_config': weights packed by {method!r}",
+                    supported=", ".join(["F32, F16 and BF16 weights", *family.quantizations]),
+                )
+        return family, family.from_config(config)
+    except UnsupportedModel as error:
+        from edgecore.checkpoint.exporters import advised
+
+        raise advised(error, config) from None
+
+
+def _family_of(config: Fields) -> Family:
+    kind = config.text("model_type", "")
+    for family in known():
+        if kind in family.model_types:
+            return family
+    from edgecore.checkpoint.exporters import named_architectures
+
+    what = f"{config.file}: field 'model_type': {kind!r}"
+    if names := named_architectures(config):
+        what += f" ({', '.join(names)})"
+    if (inner := config.section("text_config")) is not None:
+        what += f", a wrapper of text model {inner.text('model_type', 'unnamed')!r} and others,"
+    raise _unsupported(what)
+
+
 def _open_gguf(file: Path) -> Checkpoint:
     header, mapped = read_gguf(file)
     metadata = Fields(file, header.metadata)
     architecture = metadata.text("general.architecture")
-    family = next((f for f in known() if architecture in f.gguf_architectures), None)
-    if family is None:
-        raise _unsupported(f"{file}: field 'general.architecture': {architecture!r}")
-    decoder = family.from_gguf(Fields(file, header.metadata, architecture + "."), header.tensors)
+    try:
+        family = next((f for f in known() if architecture in f.gguf_architectures), None)
+        if family is None:
+            raise _unsupported(f"{file}: field 'general.architecture': {architecture!r}")
+        decoder = family.from_gguf(Fields(file, header.metadata, architecture + "."), header.tensors)
+    except UnsupportedModel as error:
+        from edgecore.checkpoint.exporters import advised_gguf
+
+        raise advised_gguf(error, file, architecture) from None
     stored = {t.name: t for t in (_canonical(tensor, family, decoder) for tensor in header.tensors.values())}
     found = _parted(decoder, family, stored)
     return Checkpoint(
@@ -244,5 +279,5 @@ def _checked(path: Path, decoder: Decoder, found: Mapping[str, Tensor], ignored:
 
 def _unsupported(what: str) -> UnsupportedModel:
     return UnsupportedModel(
-        f"{what} is not a family of the neutral model", supported=", ".join(f.name for f in known()), hint=EXPORTER_HINT
+        f"{what} is not a family of the neutral model", supported=", ".join(f.name for f in known())
     )
