@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecore import __version__
+from edgecore.checkpoint.exporters import exporters
 from edgecore.contract.artifacts import Artifact, Made
 from edgecore.contract.errors import (
     BackendUnavailable,
@@ -348,11 +349,14 @@ def _through_exporter(entry: Entry, source: Source, making: Making) -> bool:
         verifying.describe(source)
     except UnsupportedModel as error:
         if manifest.exporter is None or source.kind != "huggingface":
-            raise UnsupportedModel(error.what, supported=error.supported) from None
+            raise
         try:
             find_exporter(entry)
         except BackendUnavailable as missing:
-            raise UnsupportedModel(error.what, supported=error.supported, hint=missing.hint) from None
+            # The refusal names an exporter where one is known to take the model; others only their plugins know.
+            known = missing.hint in {exporter.install for exporter in exporters()}
+            hint = error.hint if known else missing.hint
+            raise UnsupportedModel(error.what, supported=error.supported, hint=hint) from None
         if not making.allow_unverified:
             raise QualityRefused(
                 f"{error.what}; {manifest.exporter.name} would convert it, and nothing here can check the result",

@@ -160,7 +160,7 @@ def test_every_block_type_is_dequantized_as_the_gguf_package_does(storage: objec
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "gpt_neox"}, "'gpt_neox' is not a family"),
+        ({"model_type": "gpt_neox"}, "'gpt_neox' .LlamaForCausalLM. is not a family"),
         ({"model_type": None}, "is not a family"),
         ({"hidden_act": "relu"}, "hidden_act"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
