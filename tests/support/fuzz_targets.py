@@ -1,5 +1,5 @@
-"""What must hold for any bytes whatever, one function a reader: the mutations in tests/checkpoint and the fuzzer that is
-guided by coverage (fuzz/) call the same ones.
+"""What must hold for any bytes whatever, one function a reader: the mutations in tests/checkpoint and the fuzzer in
+fuzz/, which is guided by coverage, call the same ones.
 
 Each returns True where the bytes were accepted and False where they were refused with a typed error that names the
 file; anything else is raised.
