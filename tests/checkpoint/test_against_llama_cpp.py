@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ import numpy as np
 import pytest
 
 from edgecore.checkpoint import Oracle, open_checkpoint
+from edgecore.contract import ConvertLimits, UnsupportedModel, no_progress
 
+from support.converted import GOLDENS, TOKENIZER_OF, folder_of
 from support.gguf_files import write_gguf
 from support.tiny import TEXT, tiny_llama
 
 llama_cpp = pytest.importorskip("llama_cpp")
+converter = pytest.importorskip("edgecore_llamacpp.convert")
+TOKENIZERS = Path(__file__).parents[2] / "plugins" / "edgecore-llamacpp" / "tests" / "converted" / "tokenizers"
 
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -50,21 +56,97 @@ def test_llama_cpp_gives_the_same_ids_and_logits(case: str, tmp_path: Path) -> N
             assert _divergence(theirs, ours).max() < 1e-5
 
 
-def _llama_cpp(file: Path, text: str) -> tuple[list[int], np.ndarray]:
-    """Ids of the text and logits of every position, float32 keys and values, no flash attention."""
+WINDOWED = {"mistral-window": 16, "qwen2-windows": 16, "phi3-window": 20}
+"""llama.cpp sees everything where these models have windows: up to so many tokens the answers are the same."""
+REFUSED = {
+    "qwen3-new-style-windows": "biases on the output projection",
+    "gemma3-new-style-soft-caps": "attention scores scaled",
+    "bitnet-packed": "relu2",
+    "bitnet-unpacked": "relu2",
+    "bitnet-master-weights": "relu2",
+}
+
+
+COMPARED = [name for name in TOKENIZER_OF if name not in REFUSED and name != "phi3-longrope-new-style"]
+"""That one's short sequences are shorter than any context of llama.cpp's: it has a test of its own."""
+
+
+@pytest.mark.parametrize("golden", COMPARED)
+def test_files_that_we_write_answer_as_transformers_does(golden: str, tmp_path: Path) -> None:
+    stored = np.load(GOLDENS / golden / "golden.npz")
+    tokens, logits = (stored[name][: WINDOWED.get(golden)] for name in ("tokens", "logits"))
+    file, notes = _written(folder_of(golden, TOKENIZERS / TOKENIZER_OF[golden], tmp_path / "in"), tmp_path)
+    assert _divergence(logits, _answer(file, tokens.tolist())).max() < 1e-5
+    assert ("different" in " ".join(notes)) == (golden in WINDOWED)
+
+
+@pytest.mark.parametrize(("original", "room"), [(256, 256), (256, 512), (32, 512)], ids=["short", "by room", "long"])
+def test_longrope_goes_by_the_context_in_llama_cpp(original: int, room: int, tmp_path: Path) -> None:
+    """48 tokens: the model takes its long factors beyond `original` of them, llama.cpp where there is room for more."""
+    golden = "phi3-longrope-new-style"
+    folder = folder_of(golden, TOKENIZERS / TOKENIZER_OF[golden], tmp_path / "in")
+    _edit(folder, original_max_position_embeddings=original, max_position_embeddings=1024)
+    tokens = np.load(GOLDENS / golden / "golden.npz")["tokens"].tolist()
+    file, notes = _written(folder, tmp_path)
+    with open_checkpoint(file) as model:
+        ours = np.concatenate(list(Oracle(model.decoder, model.tensors).score(tokens)))
+    assert (_divergence(ours, _answer(file, tokens, room)).max() < 1e-5) == (room == original or original < 48)
+    assert any("long rotary factors" in note for note in notes)
+
+
+@pytest.mark.parametrize("golden", ["bitnet-packed", "bitnet-unpacked", "bitnet-master-weights"])
+def test_ternary_weights_are_those_of_the_model(golden: str, tmp_path: Path) -> None:
+    """With the activation that llama.cpp has, and without the rounding of activations that it has not."""
+    folder = folder_of(golden, TOKENIZERS / TOKENIZER_OF[golden], tmp_path / "in")
+    _edit(folder, hidden_act="silu")
+    tokens = np.load(GOLDENS / golden / "golden.npz")["tokens"].tolist()
+    file, notes = _written(folder, tmp_path)
+    with open_checkpoint(folder) as model:
+        decoder = replace(model.decoder, int8_activations=False)
+        ours = np.concatenate(list(Oracle(decoder, model.tensors).score(tokens)))
+    assert _divergence(ours, _answer(file, tokens)).max() < 1e-5
+    assert any("8 bits" in note for note in notes)
+
+
+@pytest.mark.parametrize("golden", REFUSED)
+def test_what_llama_cpp_does_not_compute_is_refused_before_anything_is_written(golden: str, tmp_path: Path) -> None:
+    folder = folder_of(golden, TOKENIZERS / TOKENIZER_OF[golden], tmp_path / "in")
+    with pytest.raises(UnsupportedModel, match=REFUSED[golden]):
+        _written(folder, tmp_path)
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def _written(folder: Path, out: Path) -> tuple[Path, tuple[str, ...]]:
+    with open_checkpoint(folder) as model:
+        made = converter.convert(model, out, "f32", ConvertLimits(), no_progress)
+    return out / "model.gguf", made.notes
+
+
+def _edit(folder: Path, **fields: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def _answer(file: Path, ids: list[int], room: int = 512) -> np.ndarray:
+    return _llama_cpp(file, ids, room)[1]
+
+
+def _llama_cpp(file: Path, text: str | list[int], room: int = 512) -> tuple[list[int], np.ndarray]:
+    """Ids of the text and logits of every position, float32 keys and values, no flash attention.
+
+    room: tokens that the context is made for."""
     c = llama_cpp
     c.llama_backend_init()
     model = c.llama_model_load_from_file(str(file).encode(), c.llama_model_default_params())
+    assert model, f"llama.cpp does not load {file}"
     vocabulary = c.llama_model_get_vocab(model)
-    data, room = text.encode(), 2048
-    buffer = (c.llama_token * room)()
-    count = c.llama_tokenize(vocabulary, data, len(data), buffer, room, True, False)
-    ids = list(buffer[:count])
+    ids = text if isinstance(text, list) else _tokenized(vocabulary, text)
     settings = c.llama_context_default_params()
-    settings.n_ctx = settings.n_batch = settings.n_ubatch = 512
+    settings.n_ctx = settings.n_batch = settings.n_ubatch = room
     settings.n_threads = settings.n_threads_batch = 1
     settings.type_k = settings.type_v = settings.flash_attn_type = 0
     context = c.llama_init_from_model(model, settings)
+    count = len(ids)
     batch = c.llama_batch_init(count, 0, 1)
     batch.n_tokens = count
     for position, token in enumerate(ids):
@@ -77,6 +159,13 @@ def _llama_cpp(file: Path, text: str) -> tuple[list[int], np.ndarray]:
     c.llama_free(context)
     c.llama_model_free(model)
     return ids, logits
+
+
+def _tokenized(vocabulary: Any, text: str) -> list[int]:
+    data, room = text.encode(), 2048
+    buffer = (llama_cpp.llama_token * room)()
+    count = llama_cpp.llama_tokenize(vocabulary, data, len(data), buffer, room, True, False)
+    return list(buffer[:count])
 
 
 def _divergence(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@ template."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,11 @@ def _describe_tables(metadata: Metadata, model: Checkpoint) -> int | None:
 def _put(
     metadata: Metadata, model: str, pre: str, tokens: list[str], types: list[int], scores: list[float]
 ) -> None:  # fmt: skip
+    if len(set(tokens)) != len(tokens):
+        twice = next(token for token, count in Counter(tokens).items() if count > 1)
+        raise UnsupportedModel(
+            f"token {twice!r} stands twice, at which libllama ends the process", supported="one each"
+        )
     metadata.put("tokenizer.ggml.model", model)
     metadata.put("tokenizer.ggml.pre", pre)
     metadata.put_array("tokenizer.ggml.tokens", tokens, Kind.STRING)

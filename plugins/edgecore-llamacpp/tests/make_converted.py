@@ -123,8 +123,8 @@ def make_sentencepiece() -> None:
              "add_bos_token": True, "add_eos_token": False}  # fmt: skip
     token = {"normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
     added = {
-        "281": {"content": "<|end|>", "special": True, **token},
-        "282": {"content": "▁▁x", "special": False, **token},
+        "280": {"content": "<|end|>", "special": True, **token},
+        "281": {"content": "▁▁x", "special": False, **token},
     }
     kinds: dict[str, dict[str, Any]] = {
         "spm": plain,
