@@ -22,9 +22,9 @@ from edgecore.checkpoint.storage import SAFETENSORS, Bytes
 from edgecore.checkpoint.tensors import Tensor
 from edgecore.contract.errors import CorruptModel, ModelNotFound, UnsupportedModel
 
-LONGEST_HEADER = 1 << 24
-"""Bytes. The library takes 100 MB, which Python needs 2 GB for; the largest of these families has 0.1 MB."""
-LONGEST_INDEX = 1 << 24
+LONGEST_HEADER = 1 << 23
+"""Bytes. The library takes 100 MB, which may become 2.5 GB in Python; the largest of these families has 0.1 MB."""
+LONGEST_INDEX = 1 << 23
 """Bytes of the shard index."""
 MOST_TENSORS = 1 << 16
 """Tensors in a folder. The largest of these families has 2,000."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,16 +16,16 @@ from edgecore.checkpoint.gguf_file import LONGEST_HEADER, MOST_ENTRIES, parse_gg
 from edgecore.checkpoint.safetensors_file import MOST_TENSORS, parse_safetensors
 from edgecore.contract.errors import UnsupportedModel
 
+from support.peak import run_measured
+
 pytest.importorskip("resource", reason="peak memory is read the Unix way")
 
 MEASURED = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from edgecore.checkpoint.gguf_file import GgufArray, parse_gguf, read_gguf
 from edgecore.checkpoint.safetensors_file import read_file
 from edgecore.contract.errors import EdgecoreError
-unit = 1 if sys.platform == "darwin" else 1024
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 file, before, begin = Path(sys.argv[1]), peak(), time.process_time()
 try:
     if file.suffix == ".gguf":
@@ -46,8 +44,7 @@ print(time.process_time() - begin, peak() - before, answer)
 
 def _opened(file: Path) -> tuple[float, int, str]:
     """Seconds of the processor, bytes of memory beyond the start, and the error; "" where there was none."""
-    done = subprocess.run([sys.executable, "-c", MEASURED, str(file)], capture_output=True, text=True, check=True)
-    seconds, memory, answer = done.stdout.rstrip("\n").split(" ", 2)
+    seconds, memory, answer = run_measured(MEASURED, file).split(" ", 2)
     return float(seconds), int(memory), answer
 
 
@@ -90,14 +87,14 @@ HOSTILE: dict[str, Callable[[], tuple[str, bytes, str]]] = {
     "a million tensors in a safetensors header": lambda: (
         "a.safetensors", _safetensors(b"{" + _entries(1_000_000) + b"}"), "header length"),
     "as many tensors as a safetensors header holds": lambda: (
-        "a.safetensors", _safetensors(b"{" + _entries(250_000) + b"}") + bytes(250_000), "250000 tensors"),
+        "a.safetensors", _safetensors(b"{" + _entries(120_000) + b"}") + bytes(120_000), "120000 tensors"),
     "the same key a million times": lambda: (
         "a.safetensors", _safetensors(b"{" + b",".join([b'"a":1'] * 1_000_000) + b"}"), "'a': stands twice"),
-    "one key twice, behind a million others": lambda: (
-        "a.safetensors", _safetensors(b"{" + b",".join(b'"%d":1' % n for n in (*range(1_000_000), 999_999)) + b"}"),
-        "'999999': stands twice"),
+    "one key twice, behind many others": lambda: (
+        "a.safetensors", _safetensors(b"{" + b",".join(b'"%d":1' % n for n in (*range(700_000), 7)) + b"}"),
+        "'7': stands twice"),
     "millions of empty lists": lambda: (
-        "a.safetensors", _safetensors(b'{"a":[' + b",".join([b"[]"] * 5_000_000) + b"]}"), "'a': is not an object"),
+        "a.safetensors", _safetensors(b'{"a":[' + b",".join([b"[]"] * 2_700_000) + b"]}"), "'a': is not an object"),
     "nesting without end": lambda: ("a.safetensors", _safetensors(b'{"a":' * 1_000_000), "is not JSON"),
 }  # fmt: skip
 
@@ -109,8 +106,8 @@ def test_what_a_header_claims_costs_little(case: str, tmp_path: Path) -> None:
     seconds, memory, answer = _opened(tmp_path / name)
     assert words in answer
     assert answer == "" or answer.startswith(str(tmp_path / name))
-    assert seconds < 10
-    assert memory < 700 << 20
+    assert seconds < 10  # 2 where nothing else runs
+    assert memory < 400 << 20
     assert (tmp_path / name).read_bytes() == data
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import gguf
@@ -16,6 +14,7 @@ from edgecore.checkpoint.storage import GGML
 from edgecore.contract.errors import ModelNotFound, UnsupportedModel
 
 from support.gguf_files import interleave, write_gguf
+from support.peak import run_measured
 from support.tiny import tiny_llama
 
 LLAMA3 = {
@@ -123,17 +122,14 @@ def test_reading_needs_little_more_memory_than_the_answer(tmp_path: Path) -> Non
     with open_checkpoint(folder) as model:
         file = write_gguf(model, tmp_path / "big.gguf", "Q4_1")
     code = (
-        "import resource, sys; from pathlib import Path; from edgecore.checkpoint import open_checkpoint\n"
+        "import sys; from pathlib import Path; from edgecore.checkpoint import open_checkpoint\n"
         "import gguf\n"
-        "unit = 1 if sys.platform == 'darwin' else 1024\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit\n"
         "m = open_checkpoint(Path(sys.argv[1])); before = peak()\n"
         "for t in m.tensors.values(): t.read()\n"
         "print(peak() - before)"
     )
     largest = 2048 * 8192 * 4
-    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < largest + (100 << 20)
+    assert int(run_measured(code, file)) < largest + (100 << 20)
 
 
 def test_our_table_of_storage_types_is_that_of_the_gguf_package() -> None:
