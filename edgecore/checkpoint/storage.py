@@ -39,8 +39,8 @@ _SCALES = {
     **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS", "IQ1_S"), (0,)),
     **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (0,)),
 }  # fmt: skip
-"""As ggml-common.h lays blocks out. IQ1_M is not here (its scale is in four parts), nor are MXFP4 and NVFP4: no value
-of theirs is infinite."""
+"""As ggml-common.h lays blocks out. IQ1_M (its scale is in four parts) and MXFP4 (its scale is an exponent) are
+`is_finite`'s own; no value of NVFP4 is infinite."""
 
 
 def _table(*rows: tuple[int, str, int, int]) -> dict[int, Storage]:
@@ -112,6 +112,11 @@ def is_finite(storage: Storage, stored: Bytes) -> bool:
         # Its scale is the top four bits of each of the last four 16-bit words: the exponent is in the last two.
         words = flat.view("<u2").reshape(-1, storage.size // 2)
         return not bool(((words[:, -1] & 0x7000 == 0x7000) & (words[:, -2] & 0xC000 == 0xC000)).any())
+    if storage.name == "MXFP4":
+        # Times 12, the largest of its values, an exponent above 252 leaves float32's range.
+        large = flat.reshape(-1, storage.size)[flat[:: storage.size] > 252]
+        with np.errstate(over="ignore"):
+            return not large.size or bool(np.isfinite(dequantize(storage, large)).all())
     return all(_finite_bits(_every(flat, at, storage.size), *_FLOATS["F16"]) for at in storage.scales)
 
 
