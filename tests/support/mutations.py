@@ -79,12 +79,12 @@ def _damage_entry(draw: random.Random, header: dict[str, Any]) -> None:
     entry = header[name]
     kind = draw.random()
     if kind < 0.05:
-        header[name] = _odd(draw)
+        header[name] = odd(draw)
     elif kind < 0.1:
         del header[name]
         header["x" if header else ""] = entry
     elif kind < 0.15:
-        header["__metadata__"] = draw.choice(({"a": "b"}, {"a": 1}, _odd(draw)))
+        header["__metadata__"] = draw.choice(({"a": "b"}, {"a": 1}, odd(draw)))
     elif not isinstance(entry, dict) or not entry:
         header[name] = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
     elif kind < 0.3:
@@ -101,14 +101,14 @@ def _damage_entry(draw: random.Random, header: dict[str, Any]) -> None:
         field = draw.choice(list(entry))
         value = entry[field]
         if isinstance(value, list) and value and draw.random() < 0.7:
-            value[draw.randrange(len(value))] = _odd(draw)
+            value[draw.randrange(len(value))] = odd(draw)
         elif isinstance(value, list) and draw.random() < 0.5:
             value.append(1)
         else:
-            entry[field] = _odd(draw)
+            entry[field] = odd(draw)
 
 
-def _odd(draw: random.Random) -> Any:
+def odd(draw: random.Random) -> Any:
     """A copy: what is damaged next may be the value itself."""
     return copy.deepcopy(draw.choice(ODD))
 
