@@ -11,7 +11,12 @@ from edgecore.cli import options as shared
 
 @click.command()
 @click.argument("source")
-@click.option("--to", "format", metavar="FORMAT", help="One of the backend's formats.")
+@click.option(
+    "--to",
+    "format",
+    metavar="FORMAT",
+    help="gguf, hf (a Hugging Face folder), ...: the backend that makes it is found.",
+)
 @shared.making
 def command(source: str, **how: Any) -> None:
     """Turn SOURCE into a backend's format, compared with the source before it is kept.

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edgecore import registry
+from edgecore.checkpoint.exporters import exporters
 from edgecore.contract.errors import EdgecoreError, UnsupportedModel
 from edgecore.contract.progress import Progress, no_progress
+from edgecore.environments import install_command
 from edgecore.store import Store
 from edgecore.verbs import verifying
 from edgecore.verbs.targets import Target, locate
@@ -27,7 +29,7 @@ def inspect(given: str | Path, *, offline: bool = False, on_progress: Progress =
         facts = _onnx(target.source.path)
     else:
         facts = {"kind": "native", "path": str(target.native_path)}
-    return {**facts, "backends": [] if target.artifact else _backends(target, facts.get("supported", "yes") == "yes")}
+    return {**facts, "backends": [] if target.artifact else _backends(target, str(facts.get("supported", "yes")))}
 
 
 def _text(target: Target) -> dict[str, Any]:
@@ -90,23 +92,33 @@ def _onnx(path: Path) -> dict[str, Any]:
     return {"kind": "onnx", "path": str(path), "bytes": path.stat().st_size, "supported": "yes"}
 
 
-def _backends(target: Target, supported: bool) -> list[dict[str, str]]:
+def _backends(target: Target, said: str) -> list[dict[str, str]]:
+    """`said` is "yes" for a family of the neutral model, else the refusal with the exporter that takes the model."""
+    supported = said == "yes"
     rows = []
     for entry in registry.usable():
         manifest = entry.ready_manifest
         kind = target.source.kind if target.source else ""
+        command = install_command(entry.name, export=True)
         try:
             native = target.native(manifest)
         except EdgecoreError:
             native = None
-        if native:
+        if native and supported:
             rows.append({"name": entry.name, "takes": "yes", "how": f"as it is ({native.format}), or converted"})
+        elif native and not manifest.reference:
+            rows.append({"name": entry.name, "takes": "perhaps", "how": f"as it is ({native.format})"})
         elif kind in manifest.sources and supported:
             rows.append({"name": entry.name, "takes": "yes", "how": "edgecore build"})
-        elif kind in manifest.sources and manifest.exporter:
-            rows.append(
-                {"name": entry.name, "takes": "perhaps", "how": f"edgecore plugin install {entry.name} --export"}
-            )
+        elif kind == "huggingface" and manifest.exporter and _perhaps(command, said):
+            rows.append({"name": entry.name, "takes": "perhaps", "how": command})
+        elif kind in manifest.sources:
+            rows.append({"name": entry.name, "takes": "no", "how": "takes families of the neutral model"})
         else:
             rows.append({"name": entry.name, "takes": "no", "how": f"takes {', '.join(manifest.sources)}"})
     return rows
+
+
+def _perhaps(command: str, said: str) -> bool:
+    """Whether the exporter that this command installs may take a model: where its sources were read, they say so."""
+    return command in said or command not in {exporter.install for exporter in exporters()}

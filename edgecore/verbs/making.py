@@ -32,7 +32,7 @@ from edgecore.registry import Entry
 from edgecore.sources import Source
 from edgecore.store import Staging, Store, request_id
 from edgecore.verbs import verifying
-from edgecore.verbs.targets import Target, choose, locate
+from edgecore.verbs.targets import Target, choose, format_name, locate, made_formats
 from edgecore.workers import Backend, connect
 
 DEFAULT_CLASSES = (PrecisionClass.MEDIUM, PrecisionClass.HALF, PrecisionClass.FULL)
@@ -48,7 +48,7 @@ class Making:
     precision: str | None = None
     """Native name or class; None means 8 bits a weight where the backend has them, and 16 for convert alone."""
     format: str | None = None
-    """One of the backend's formats; None takes its first for the task."""
+    """One that a backend makes, `hf` for short for `huggingface`; None takes the backend's first for the task."""
     options: Mapping[str, Value] = field(default_factory=dict)
     """The backend's own, as the manifest declares them."""
     calibration: Path | None = None
@@ -64,11 +64,16 @@ class Making:
     """Bytes of anonymous memory for the worker."""
     offline: bool = False
 
+    @property
+    def made_format(self) -> str | None:
+        """`format` by its whole name."""
+        return format_name(self.format) if self.format else None
+
 
 def build(given: str | Path, making: Making, on_progress: Progress = no_progress) -> Artifact:
     """Convert and, where the precision is made that way, quantize."""
     target = locate(given, offline=making.offline, on_progress=on_progress)
-    entry = choose(making.backend, target)
+    entry = choose(making.backend, target, making.made_format)
     precision = _select(entry, making.precision or default_precision(entry))
     _check_calibration(entry, precision, making)
     if target.artifact:
@@ -87,7 +92,7 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
 def convert(given: str | Path, making: Making, on_progress: Progress = no_progress) -> Artifact:
     """Only the conversion. Raises `UnsupportedPrecision` for a precision that quantize makes."""
     target = locate(given, offline=making.offline, on_progress=on_progress)
-    entry = choose(making.backend, target)
+    entry = choose(making.backend, target, making.made_format)
     precision = _select(entry, making.precision or PrecisionClass.HALF.value)
     if precision.by == "quantize":
         raise UnsupportedPrecision(
@@ -109,7 +114,7 @@ def quantize(given: str | Path, making: Making, on_progress: Progress = no_progr
     if not making.precision:
         raise BadRequest("quantize needs a precision", hint=f"edgecore quantize {given} --precision low")
     target = locate(given, offline=making.offline, on_progress=on_progress)
-    entry = choose(making.backend, target)
+    entry = choose(making.backend, target, making.made_format)
     precision = _select(entry, making.precision)
     native = target.native(entry.ready_manifest)
     base = target.artifact or native
@@ -144,16 +149,17 @@ def _convert(
 ) -> Artifact:
     manifest = backend.entry.ready_manifest
     task = "tensor" if source.kind == "onnx" else "text"
-    formats = [f for f in manifest.formats if f.task == task]
-    chosen = next((f for f in formats if making.format in (None, f.name)), None)
+    formats = made_formats(manifest, task)
+    chosen = next((name for name in formats if making.made_format in (None, name)), None)
     if chosen is None:
         raise BadRequest(
-            f"backend {manifest.name!r} does not write {making.format!r}", supported=", ".join(f.name for f in formats)
+            f"backend {manifest.name!r} does not write {making.made_format!r}",
+            supported=", ".join(formats),
         )
     limits = ConvertLimits(max_context=making.max_context)
     step = _step("convert", backend, precision, options) | {
         "source": source.digest,
-        "format": chosen.name,
+        "format": chosen,
         "limits": asdict(limits),
     }
     if exporter and manifest.exporter:
@@ -164,7 +170,7 @@ def _convert(
             made = converter.convert(
                 source=source.path,
                 out=staging.path,
-                format=chosen.name,
+                format=chosen,
                 precision=precision.name,
                 options=options,
                 limits=limits,

@@ -7,13 +7,17 @@ from pathlib import Path
 
 from edgecore import registry
 from edgecore.contract.artifacts import Artifact
-from edgecore.contract.errors import BackendUnavailable, ModelNotFound, UnsupportedModel
+from edgecore.contract.errors import BackendUnavailable, BadRequest, ModelNotFound, UnsupportedModel
 from edgecore.contract.manifest import Manifest
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.registry import Entry
 from edgecore.sources import Source, detect, resolve
 from edgecore.store import Store, native_artifact
 
+FORMATS = {"hf": "huggingface"}
+"""Short names of formats, as people type them."""
+MAKERS = {"gguf": "llamacpp", "huggingface": "reference"}
+"""Formats by the plugin to install where nothing that is installed makes them."""
 TASK_OF_KIND = {"gguf": "text", "huggingface": "text", "onnx": "tensor"}
 
 
@@ -67,16 +71,19 @@ def locate(given: str | Path, *, offline: bool = False, on_progress: Progress = 
     return Target(text, source=resolve(text, on_progress=on_progress, offline=offline))
 
 
-def choose(name: str | None, target: Target) -> Entry:
-    """The backend named, the one that made the artifact, or the only usable one that is not the reference.
+def choose(name: str | None, target: Target, format: str | None = None) -> Entry:
+    """The backend named, the one that made the artifact, the only usable one that makes `format`; without any of these,
+    the only usable one that is not the reference.
 
-    Raises `BackendUnavailable`, listing what could be named.
+    Raises `BackendUnavailable`, listing what could be named, `BadRequest` for a format that nobody makes.
     """
     if name:
         return registry.find(name)
     if target.artifact:
         return registry.find(target.artifact.backend)
     usable = [entry for entry in registry.usable() if _takes(entry, target)]
+    if format:
+        return _maker(format, target, usable)
     candidates = [entry for entry in usable if entry.manifest and not entry.manifest.reference]
     if len(candidates) == 1:
         return candidates[0]
@@ -86,6 +93,44 @@ def choose(name: str | None, target: Target) -> Entry:
     why = "several backends take" if candidates else "only the reference takes"
     raise BackendUnavailable(
         f"{why} {target.given}: name one", supported=names, hint=f"the same command with --backend {usable[0].name}"
+    )
+
+
+def format_name(asked: str) -> str:
+    """A format by its name or by the short one: `hf` is `huggingface`."""
+    return FORMATS.get(asked.lower(), asked.lower())
+
+
+def made_formats(manifest: Manifest, task: str | None) -> tuple[str, ...]:
+    """Formats that the backend makes, in the manifest's order: claims name them; others it opens and no more."""
+    claimed = {claim.format for claim in manifest.claims if claim.task == task}
+    return tuple(f.name for f in manifest.formats if f.name in claimed)
+
+
+def _maker(format: str, target: Target, usable: list[Entry]) -> Entry:
+    """The one backend that makes a format; the reference too, since asking for what only it makes is naming it."""
+    made = {entry.name: made_formats(entry.ready_manifest, target.task) for entry in usable}
+    makers = [entry for entry in usable if format in made[entry.name]]
+    makers = [entry for entry in makers if not entry.ready_manifest.reference] or makers
+    if len(makers) == 1:
+        return makers[0]
+    if makers:
+        raise BackendUnavailable(
+            f"several backends make {format!r}: name one",
+            supported=", ".join(entry.name for entry in makers),
+            hint=f"the same command with --backend {makers[0].name}",
+        )
+    if format in MAKERS and MAKERS[format] not in made:
+        try:
+            registry.find(MAKERS[format])
+        except BackendUnavailable as error:
+            raise BackendUnavailable(
+                f"{format!r} is made by edgecore-{MAKERS[format]}, and {error.what}", hint=error.hint
+            ) from None
+    raise BadRequest(
+        f"no installed backend makes {format!r} of {target.given}",
+        supported=", ".join(sorted({name for names in made.values() for name in names})) or "nothing is installed",
+        hint="edgecore backends",
     )
 
 
