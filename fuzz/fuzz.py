@@ -9,6 +9,7 @@ The properties stand in tests/support/fuzz_targets.py, where the default test ru
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -56,15 +57,22 @@ def fuzz(name: str, options: list[str]) -> int:
         other = mutate(data, seed) if mutate is not None and seed % 4 < 2 else None
         return other[:most] if other is not None else atheris.Mutate(data, most)
 
-    found = Path(tempfile.gettempdir()) / "edgecore-fuzz" / name
-    found.mkdir(parents=True, exist_ok=True)
-    print(f"new inputs, and what fails, go to {found}")
+    work = Path(tempfile.gettempdir()) / "edgecore-fuzz"
+    found, fewest = work / name, work / f"{name}-fewest"
+    for folder in (found, fewest):
+        folder.mkdir(parents=True, exist_ok=True)
+    folders = [found, CORPUS / name]
+    if "-merge=1" in options:
+        for good in CORPUS.glob(f"{name}/good-*"):
+            shutil.copy(good, fewest)
+        folders.insert(0, fewest)
+    print(f"new inputs, and what fails, go to {folders[0]}")
     target = TARGETS[name]
     arguments = [
         f"-dict={tokens}", f"-artifact_prefix={found}/", "-max_len=4096", "-timeout=5", "-rss_limit_mb=1024", *options,
     ]  # fmt: skip
     atheris.Setup(
-        [sys.argv[0], *arguments, str(found), str(CORPUS / name)],
+        [sys.argv[0], *arguments, *map(str, folders)],
         lambda data: target(data) and None,
         **({"custom_mutator": mutated} if mutate else {}),
     )
