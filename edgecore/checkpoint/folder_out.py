@@ -47,7 +47,12 @@ def write_folder(
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (out / "config.json").write_text(text, encoding="utf-8")
     tokenizer_files = write_tokenizer(model, out)
-    write_safetensors(out / "model.safetensors", entries, progress)
+
+    def report(done: int, total: int, stage: str = "") -> None:
+        model.forget()  # what was written is not read again
+        progress(done, total, stage)
+
+    write_safetensors(out / "model.safetensors", entries, report)
     return Made(
         files=(
             PayloadFile("model.safetensors", "weights"),

@@ -5,9 +5,10 @@ are made of its tables.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from edgecore.checkpoint.mapping import read_bytes
 
 if TYPE_CHECKING:
     from edgecore.checkpoint.opening import Checkpoint
@@ -24,6 +25,8 @@ COPIED = (
     "chat_template.jinja",
     "generation_config.json",
 )
+_LARGEST = 200_000_000
+"""Bytes of one file; the largest tokenizer.json known has 33 million."""
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SHORT = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 """Our roles by the first part of transformers' names."""
@@ -34,7 +37,7 @@ def write_tokenizer(model: Checkpoint, out: Path) -> list[str]:
     if model.source_format == "huggingface":
         names = [name for name in COPIED if (model.path / name).is_file()]
         for name in names:
-            shutil.copyfile(model.path / name, out / name)
+            (out / name).write_bytes(read_bytes(model.path / name, _LARGEST))
         return names
     if not has_tokenizer(model):
         return []

@@ -23,7 +23,7 @@ from edgecore.checkpoint.families.written import as_rule, rope_scaling
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.folder_out import decoder_config
 from edgecore.contract.artifacts import Made
-from edgecore.contract.errors import UnsupportedModel, UnsupportedPrecision
+from edgecore.contract.errors import CorruptModel, UnsupportedModel, UnsupportedPrecision
 
 from support.gguf_families import write_family_gguf
 from support.tiny import tiny_llama
@@ -184,6 +184,16 @@ def test_a_number_that_the_type_cannot_hold_is_refused_by_name(
         write(source, "f16")
     with pytest.raises(UnsupportedPrecision, match="f64"):
         write(source, "f64")
+
+
+def test_a_tokenizer_that_is_a_link_to_the_users_own_file_is_not_copied(
+    tmp_path: Path, write: Callable[..., tuple[Path, Made]]
+) -> None:
+    source = tiny_llama(tmp_path / "source")
+    (tmp_path / "secret.json").write_text('{"key": 1}')
+    (source / "special_tokens_map.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(CorruptModel, match="link out of the folder"):
+        write(source)
 
 
 def test_biases_that_a_config_cannot_say_are_refused() -> None:
