@@ -7,16 +7,18 @@ special tokens that are plain text unless asked for, and the tables that a GGUF 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
 
-from edgecore.contract.errors import BadRequest, CannotDo
+from edgecore.contract.errors import BadRequest, CannotDo, CorruptModel, EdgecoreError
+
+Made = TypeVar("Made")
 
 
 class TokenType(IntEnum):
@@ -37,7 +39,8 @@ class Vocabulary:
     """A tokenizer's tables: all that a GGUF writer needs."""
 
     model: str
-    """llama.cpp's word: `gpt2` is byte-level BPE, `llama` is SentencePiece-style BPE with byte fallback."""
+    """llama.cpp's word: `gpt2` is byte-level BPE, `llama` is SentencePiece-style BPE with byte fallback by scores,
+    `gemma4` the same by merges."""
     tokens: tuple[str, ...]
     types: tuple[TokenType, ...]
     pre: str = ""
@@ -47,7 +50,7 @@ class Vocabulary:
     scores: tuple[float, ...] = ()
     """Of each token, for model `llama`: the pair with the highest is merged first."""
     special: Mapping[str, int] = field(default_factory=dict)
-    """Ids by role: `bos`, `eos`, `unknown`, `padding`, where the model has them."""
+    """Ids by role: `bos`, `eos`, `unknown`, `separator`, `padding`, `mask`, where the model has them."""
     eos_ids: frozenset[int] = frozenset()
     """Every token that ends a generation, end of turn included."""
     add_bos: bool = False
@@ -60,21 +63,33 @@ class Vocabulary:
 class Tokenizer:
     """See the module. Thread-safe."""
 
-    def __init__(self, vocabulary: Vocabulary, engine: tokenizers.Tokenizer) -> None:
+    def __init__(self, vocabulary: Vocabulary, engine: tokenizers.Tokenizer, opening: str = "") -> None:
+        """`opening` is what the engine needs before a text and does not put there itself."""
         self.vocabulary = vocabulary
         self._engine = engine
+        self._opening = opening
         self._lock = threading.Lock()
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids. `add_special` adds BOS and EOS where the model wants them; special tokens that stand in `text` are
-        plain text unless `parse_special`. Raises `BadRequest` for text that is not Unicode (lone surrogates)."""
+        plain text unless `parse_special`. Raises `BadRequest` for text that is not Unicode (lone surrogates), and for
+        bytes; `CorruptModel` when the tokenizer fails on a text that it must take."""
+        if not isinstance(text, str):
+            raise BadRequest(f"{type(text).__name__} is not text", supported="str; decode bytes as UTF-8 first")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise BadRequest(f"the text is not valid Unicode: {error}", supported="text that UTF-8 can hold") from None
-        with self._lock:
+        if self._opening and text and not (parse_special and text.startswith(self._control)):
+            text = self._opening + text
+
+        def ids_of() -> list[int]:
             self._engine.encode_special_tokens = not parse_special
-            ids = self._engine.encode(text, add_special_tokens=False).ids
+            found: list[int] = self._engine.encode(text, add_special_tokens=False).ids
+            return found
+
+        with self._lock:
+            ids = guarded(ids_of, lambda why: CorruptModel(f"the tokenizer fails on this text: {why}"))
         if not add_special:
             return list(ids)
         v = self.vocabulary
@@ -173,9 +188,27 @@ class Tokenizer:
         return self.vocabulary.chat_template
 
     @cached_property
+    def _control(self) -> tuple[str, ...]:
+        pairs = zip(self.tokens, self.types, strict=True)
+        return tuple(token for token, kind in pairs if kind is TokenType.CONTROL)
+
+    @cached_property
     def _bytes(self) -> list[bytes]:
         to_bytes = _byte_level_bytes if self.model == "gpt2" else _sentencepiece_bytes
         return [_token_bytes(to_bytes, *pair) for pair in zip(self.tokens, self.types, strict=True)]
+
+
+def guarded(make: Callable[[], Made], wrong: Callable[[str], EdgecoreError]) -> Made:
+    """What `make` makes of a stranger's tables. The library raises nothing narrower than Exception, and where it panics
+    something that is not even one; both become the error that `wrong` makes."""
+    try:
+        return make()
+    except EdgecoreError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise wrong(str(error)[:300]) from None
 
 
 def load_tokenizer(path: Path, source_format: str, metadata: Mapping[str, Any], vocab_size: int) -> Tokenizer:
@@ -208,7 +241,8 @@ def _token_bytes(to_bytes: Any, text: str, kind: TokenType) -> bytes:
     if kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED):
         return b""
     if kind is TokenType.USER_DEFINED:
-        return text.encode("utf-8", "replace")
+        plain = text if to_bytes is _byte_level_bytes else text.replace("▁", " ")
+        return plain.encode("utf-8", "replace")
     made: bytes = to_bytes(text)
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,39 +10,46 @@ from typing import Any
 import tokenizers
 
 from edgecore.checkpoint.chat_source import folder_template, optional_json
-from edgecore.checkpoint.fields import Fields
-from edgecore.checkpoint.mapping import read_text
+from edgecore.checkpoint.fields import Fields, short
+from edgecore.checkpoint.mapping import read_bytes
 from edgecore.checkpoint.pretokenizers import name_of
 from edgecore.checkpoint.safetensors_file import parse_json
-from edgecore.checkpoint.tokenizer import Tokenizer, TokenType, Vocabulary, end_ids
-from edgecore.contract.errors import CorruptModel, ModelNotFound, UnsupportedModel
-
-_LARGEST = 200_000_000
-"""Bytes of a tokenizer.json; the largest known have 33 million."""
-_ROLES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+from edgecore.checkpoint.tokenizer import Tokenizer, TokenType, Vocabulary, end_ids, guarded
+from edgecore.checkpoint.tokenizer_kind import LARGEST, check_tokenizer_json, other_kind, tokenizer_file
+from edgecore.checkpoint.tokenizer_special import declared_ends, special_ids
+from edgecore.contract.errors import CorruptModel
 
 
 def tokenizer_from_folder(folder: Path, config: Mapping[str, Any], vocab_size: int) -> Tokenizer:
-    """Raises `ModelNotFound` without tokenizer.json, `UnsupportedModel` for other kinds than BPE, `CorruptModel`."""
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise ModelNotFound(f"{folder}: has no tokenizer.json")
-    text = read_text(file, _LARGEST)
-    spec = Fields(file, parse_json(file, text))
-    model = spec.section("model") or spec
-    if model.text("type", "BPE") != "BPE":
-        raise UnsupportedModel(f"{file}: field 'model.type': {model.text('type')!r}", supported="BPE")
-    settings = optional_json(folder / "tokenizer_config.json")
+    """From tokenizer.json, else from tokenizer.model. Raises `ModelNotFound` without either, `UnsupportedModel` for
+    other kinds than BPE, `CorruptModel` naming file and field."""
+    file = tokenizer_file(folder)
+    if file.name == "tokenizer.model":
+        from edgecore.checkpoint.tokenizer_sentencepiece import tokenizer_from_sentencepiece
+
+        return tokenizer_from_sentencepiece(folder, config, vocab_size)
+    data = read_bytes(file, LARGEST)
+    check_tokenizer_json(file, data)
     try:
-        engine = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
-        raise CorruptModel(f"{file}: {error}") from None
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorruptModel(f"{file}: is not UTF-8 ({error})") from None
+    spec = Fields(file, parse_json(file, text))
+    model = spec.section("model")
+    if model is None:
+        raise spec.wrong("model", "is missing")
+    if (kind := model.text("type", "BPE")) != "BPE":
+        raise other_kind(file, kind)
+    if not _checked(spec, model, vocab_size):
+        text = _without_surplus(spec, vocab_size)
+    settings = optional_json(folder / "tokenizer_config.json")
+    engine = guarded(lambda: tokenizers.Tokenizer.from_str(text), lambda why: CorruptModel(f"{file}: {why}"))
     engine.no_truncation()
     engine.no_padding()
-    tokens, types = _tokens(file, spec, model, engine, vocab_size)
-    special = _special(folder, config, settings, engine, len(tokens))
+    tokens, types = _tokens(file, model, engine, vocab_size)
+    special = special_ids(folder, config, engine.token_to_id, len(tokens))
     spm = model.flag("byte_fallback", False)
-    before, after = _around(engine)
+    before, after = guarded(lambda: _around(engine), lambda why: CorruptModel(f"{file}: {why}"))
     merges = tuple(m if isinstance(m, str) else " ".join(m) for m in model.values.get("merges", ()))
     return Tokenizer(
         Vocabulary(
@@ -52,7 +60,7 @@ def tokenizer_from_folder(folder: Path, config: Mapping[str, Any], vocab_size: i
             merges=() if spm else merges,
             scores=_scores(tokens, merges) if spm else (),
             special=special,
-            eos_ids=end_ids(tokens, types, _declared_ends(folder, config, special)),
+            eos_ids=end_ids(tokens, types, declared_ends(folder, config, special)),
             add_bos=settings.flag("add_bos_token", bool(before)) and "bos" in special,
             add_eos=settings.flag("add_eos_token", bool(after)) and "eos" in special,
             add_space_prefix=spm and _prefixes_space(spec),
@@ -62,13 +70,61 @@ def tokenizer_from_folder(folder: Path, config: Mapping[str, Any], vocab_size: i
     )
 
 
+def _checked(spec: Fields, model: Fields, vocab_size: int) -> bool:
+    """Refuses what the library takes without a word, or panics at: ids out of range or given twice.
+
+    False when there are added tokens that the model has no room for, as Gemma 3's text models have for images: they
+    must be taken out, as llama.cpp's converter does. Of a byte-level tokenizer they are refused: it is the wrong one.
+    """
+    vocab = model.values.get("vocab")
+    if not isinstance(vocab, Mapping):
+        raise spec.wrong("model.vocab", "is missing" if vocab is None else "is not an object")
+    for token, i in vocab.items():
+        if isinstance(i, bool) or not isinstance(i, int) or i < 0:
+            raise spec.wrong("model.vocab", f"{short(token)} has the id {short(i)}")
+    owners = {i: token for token, i in vocab.items()}
+    if len(owners) != len(vocab):
+        token, i = next((token, i) for token, i in vocab.items() if owners[i] != token)
+        raise spec.wrong("model.vocab", f"{short(token)} and {short(owners[i])} both have the id {i}")
+    if owners and max(owners) >= vocab_size:
+        raise spec.wrong("model.vocab", _no_room(max(owners), vocab_size))
+    fits = True
+    added = spec.values.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise spec.wrong("added_tokens", "is not a list")
+    for n, entry in enumerate(added):
+        text = entry.get("content") if isinstance(entry, Mapping) else None
+        i = entry.get("id") if isinstance(entry, Mapping) else None
+        if not isinstance(text, str) or not text:
+            raise spec.wrong("added_tokens", f"item {n} has no content")
+        if isinstance(i, bool) or not isinstance(i, int) or i < 0:
+            raise spec.wrong("added_tokens", f"{short(text)} has the id {short(i)}")
+        if i >= vocab_size and (text in vocab or not model.flag("byte_fallback", False)):
+            raise spec.wrong("added_tokens", _no_room(i, vocab_size))
+        if owners.setdefault(i, text) != text:
+            raise spec.wrong("added_tokens", f"{short(text)} has the id {i} of {short(owners[i])}")
+        if vocab.get(text, i) != i:
+            raise spec.wrong("added_tokens", f"{short(text)} has the id {i}, in the vocabulary {vocab[text]}")
+        fits &= i < vocab_size
+    return fits
+
+
+def _no_room(i: int, vocab_size: int) -> str:
+    return f"token id {i} in a model that has {vocab_size} of them"
+
+
+def _without_surplus(spec: Fields, vocab_size: int) -> str:
+    kept = [entry for entry in spec.values["added_tokens"] if entry["id"] < vocab_size]
+    return json.dumps({**spec.values, "added_tokens": kept}, ensure_ascii=False)
+
+
 def _tokens(
-    file: Path, spec: Fields, model: Fields, engine: tokenizers.Tokenizer, vocab_size: int
+    file: Path, model: Fields, engine: tokenizers.Tokenizer, vocab_size: int
 ) -> tuple[tuple[str, ...], tuple[TokenType, ...]]:
     """Tokens and types by id. Ids without a token, up to the embedding table's size, are named as llama.cpp does."""
     by_id = {i: token for token, i in engine.get_vocab(with_added_tokens=True).items()}
     if by_id and max(by_id) >= vocab_size:
-        raise CorruptModel(f"{file}: token id {max(by_id)} in a model that has {vocab_size} of them")
+        raise CorruptModel(f"{file}: {_no_room(max(by_id), vocab_size)}")
     fallback = model.flag("byte_fallback", False)
     unknown = model.text("unk_token", None)
     types = [TokenType.UNUSED if i not in by_id else TokenType.NORMAL for i in range(vocab_size)]
@@ -81,37 +137,6 @@ def _tokens(
         if added.content == unknown and fallback:
             types[i] = TokenType.UNKNOWN
     return tuple(by_id.get(i, f"[PAD{i}]") for i in range(vocab_size)), tuple(types)
-
-
-def _special(
-    folder: Path, config: Mapping[str, Any], settings: Fields, engine: tokenizers.Tokenizer, count: int
-) -> dict[str, int]:
-    """Ids by role: tokenizer_config.json names tokens, else special_tokens_map.json, else config.json gives ids."""
-    sources = (settings, optional_json(folder / "special_tokens_map.json"))
-    special: dict[str, int] = {}
-    for role, key in _ROLES.items():
-        for source in sources:
-            value = source.values.get(key)
-            text = value.get("content") if isinstance(value, Mapping) else value
-            found = engine.token_to_id(text) if isinstance(text, str) else None
-            if found is not None:
-                special.setdefault(role, found)
-        for token in _ids(config.get(key + "_id"))[:1]:
-            if token < count:
-                special.setdefault(role, token)
-    return special
-
-
-def _declared_ends(folder: Path, config: Mapping[str, Any], special: Mapping[str, int]) -> set[int]:
-    generation = optional_json(folder / "generation_config.json").values.get("eos_token_id")
-    eos = [special["eos"]] if "eos" in special else []
-    return {*_ids(generation), *_ids(config.get("eos_token_id")), *eos}
-
-
-def _ids(value: Any) -> list[int]:
-    """One id, a list of ids or null, as Hugging Face's configs have it."""
-    values = value if isinstance(value, list) else [value]
-    return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
 
 
 def _around(engine: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:

@@ -190,7 +190,7 @@ def test_a_damaged_tokenizer_file_is_a_typed_error(tmp_path: Path, content: str)
 def test_a_tokenizer_that_knows_more_ids_than_the_model_is_refused(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "a", vocab=400)
     (folder / "tokenizer.json").write_bytes((tiny_llama(tmp_path / "b") / "tokenizer.json").read_bytes())
-    with pytest.raises(CorruptModel, match="token id 511 in a model that has 400"):
+    with pytest.raises(CorruptModel, match=r"token id \d+ in a model that has 400"):
         _ = open_checkpoint(folder).tokenizer
 
 
