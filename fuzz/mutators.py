@@ -37,8 +37,11 @@ def config(data: bytes, seed: int, words: tuple[str, ...]) -> bytes | None:
 def safetensors(data: bytes, seed: int) -> bytes | None:
     """As the deterministic run damages a header."""
     try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        if not isinstance(header, dict) or not header:
+            return None
         return damaged_safetensors(random.Random(seed), [data])
-    except (ValueError, RecursionError, IndexError, AttributeError):
+    except (ValueError, RecursionError, IndexError, OverflowError):
         return None
 
 
@@ -54,7 +57,12 @@ def index(data: bytes, seed: int) -> bytes | None:
 
 def of(target: str, words: tuple[str, ...]) -> Mutator | None:
     """The target's mutator, None where libFuzzer's own are enough."""
-    return {"config": partial(config, words=words), "safetensors": safetensors, "index": index}.get(target)
+    mutators: dict[str, Mutator] = {
+        "config": partial(config, words=words),
+        "safetensors": safetensors,
+        "index": index,
+    }
+    return mutators.get(target)
 
 
 def _change(draw: random.Random, mapping: dict[str, Any], words: tuple[str, ...]) -> None:

@@ -144,7 +144,7 @@ def test_a_safetensors_header_with_flipped_bytes_opens_or_is_a_typed_error(small
 def test_a_config_with_any_value_replaced_opens_or_is_a_typed_error(small: Path, tmp_path: Path) -> None:
     config = json.loads((small / "config.json").read_text())
     (tmp_path / "model.safetensors").write_bytes((small / "model.safetensors").read_bytes())
-    wrong = [None, -1, 0, 1, 2**40, 1e400, 0.5, "x", [], {}, True, float("nan")]
+    wrong: list[Any] = [None, -1, 0, 1, 2**40, 1e400, 0.5, "x", [], {}, True, float("nan")]
     refused = 0
     for key in config:
         for value in wrong:
