@@ -216,8 +216,17 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
             _refuse_private(name)
             super().__setitem__(name, value)
 
-    def _refuse_private(name: str) -> None:
-        if name.startswith("_"):
+    class TemplateDict:
+        """`dict`, of which a template may have two things."""
+
+        def __call__(self, *args: Any, **items: Any) -> dict[Any, Any]:
+            return dict(*args, **items)
+
+        def fromkeys(self, *args: Any) -> dict[Any, Any]:
+            return dict.fromkeys(*args)
+
+    def _refuse_private(name: object) -> None:
+        if isinstance(name, str) and name.startswith("_"):
             raise SecurityError(f"the namespace attribute {name!r}")
 
     def raise_exception(message: str) -> str:
@@ -233,6 +242,20 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["namespace"] = TemplateNamespace
-    environment.globals["dict"] = lambda *args, **items: dict(*args, **items)
+    environment.globals["dict"] = TemplateDict()
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment.from_string(template).render({"tools": None, "documents": None, **variables})
+    given = {"tools": None, "documents": None, **variables}
+    if isinstance(messages := given.get("messages"), list):
+        given["messages"] = [_with_reasoning(message) for message in messages]
+    return environment.from_string(template).render(given)
+
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+def _with_reasoning(message: Any) -> Any:
+    """A message with its reasoning under every name that templates read."""
+    if not isinstance(message, Mapping):
+        return message
+    said = next((message[name] for name in _REASONING if message.get(name) is not None), None)
+    return message if said is None else {"thinking": said, **message, "reasoning_content": said}

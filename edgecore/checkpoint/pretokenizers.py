@@ -99,8 +99,8 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
 """By llama.cpp's name. Of names with equal rules the first is the one to write."""
 SYNONYMS = {
     "llama3": "llama-bpe", "llama-v3": "llama-bpe", "falcon3": "llama-bpe", "falcon-h1": "llama-bpe",
-    "lfm2": "llama-bpe", "pixtral": "llama-bpe", "gpt2": "gpt-2", "exaone4": "gpt-2", "modern-bert": "gpt-2", "llama4": "gpt-4o",
-    "megrez": "qwen2", "minerva-7b": "smollm",
+    "lfm2": "llama-bpe", "pixtral": "llama-bpe", "gpt2": "gpt-2", "exaone4": "gpt-2",
+    "modern-bert": "gpt-2", "llama4": "gpt-4o", "megrez": "qwen2", "minerva-7b": "smollm",
 }  # fmt: skip
 
 

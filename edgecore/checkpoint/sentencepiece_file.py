@@ -114,13 +114,18 @@ def _signed(value: int) -> int:
 def _piece(file: Path, index: int, message: bytes) -> Piece:
     text, score, kind = b"", 0.0, NORMAL
     field = f"pieces[{index}]"
-    for number, wire, value in _walk(file, field, message):
-        if number == 1 and isinstance(value, bytes):
-            text = value
-        elif number == 2 and wire == 5 and isinstance(value, bytes):
-            (score,) = struct.unpack("<f", value)
-        elif number == 3 and isinstance(value, int):
-            kind = value
+    size = message[1] if len(message) > 6 else 0
+    if message[:1] == b"\n" and 0 < size == len(message) - 7 < 128 and message[size + 2] == 0x15:
+        # Text, score and nothing else: the field by field way takes a second for 200,000 pieces.
+        text, (score,) = message[2:-5], struct.unpack_from("<f", message, size + 3)
+    else:
+        for number, wire, value in _walk(file, field, message):
+            if number == 1 and isinstance(value, bytes):
+                text = value
+            elif number == 2 and wire == 5 and isinstance(value, bytes):
+                (score,) = struct.unpack("<f", value)
+            elif number == 3 and isinstance(value, int):
+                kind = value
     if not text or len(text) > LONGEST_PIECE:
         raise CorruptModel(f"{file}: field {field!r}: has {len(text)} bytes of text")
     if not NORMAL <= kind <= BYTE:

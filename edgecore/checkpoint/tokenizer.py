@@ -60,6 +60,13 @@ class Vocabulary:
     chat_template: str | None = None
 
 
+ROLES = {
+    "bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "separator": "sep_token", "padding": "pad_token",
+    "mask": "mask_token",
+}  # fmt: skip
+"""Our word for a special token and transformers'."""
+
+
 class Tokenizer:
     """See the module. Thread-safe."""
 
@@ -110,8 +117,15 @@ class Tokenizer:
             data = data[1:]
         return data.decode("utf-8", "replace")
 
-    def apply_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+    def apply_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The prompt that the chat template makes, for `encode(..., add_special=False, parse_special=True)`.
+
+        `tools` are JSON schemas, as transformers takes them.
 
         Raises `CannotDo` without a template; `BadRequest` with the template's own words when it refuses the messages;
         `CorruptModel` when it is broken, reaches for Python, or was stopped for time or memory.
@@ -121,11 +135,9 @@ class Tokenizer:
         template = self.vocabulary.chat_template
         if template is None:
             raise CannotDo("the model has no chat template", hint="edgecore run, which takes a plain prompt")
-        names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
-        special = {names[role]: self.tokens[i] for role, i in self.special.items() if role in names}
-        return render_guarded(
-            template, {**special, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
-        )
+        given: dict[str, Any] = {ROLES[role]: self.tokens[i] for role, i in self.special.items() if role in ROLES}
+        given |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return render_guarded(template, given if tools is None else {**given, "tools": list(tools)})
 
     def to_json(self) -> str:
         """The engine as the text of a tokenizer.json: what encodes. How ids become text again is `token_bytes` here."""

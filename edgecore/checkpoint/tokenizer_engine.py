@@ -90,10 +90,10 @@ def _scored_merges(vocabulary: Vocabulary) -> tuple[dict[str, int], list[tuple[s
     }  # fmt: skip
     scores = vocabulary.scores
     found = []
+    id_of = usable.get
     for token, i in usable.items():
         for cut in range(1, min(len(token), MOST_CUTS) if len(token) <= 4 * MOST_CUTS else 0):
-            left, right = usable.get(token[:cut]), usable.get(token[cut:])
-            if left is not None and right is not None:
+            if (left := id_of(token[:cut])) is not None and (right := id_of(token[cut:])) is not None:
                 found.append((-scores[i], i, left, right))
     found.sort()
     names = vocabulary.tokens

@@ -80,8 +80,8 @@ def tokenizer_from_sentencepiece(folder: Path, config: Mapping[str, Any], vocab_
     def wrong(why: str) -> CorruptModel:
         return CorruptModel(f"{file}: field 'pieces': no tokenizer can be made of them: {why}")
 
-    # SentencePiece looks for its own user-defined pieces behind the space that it puts first: the engine's way of putting
-    # it there, once more behind every such piece, is transformers'.
+    # SentencePiece looks for its own user-defined pieces behind the space that it puts first; the engine would put one
+    # more behind each of them.
     own = settings.add_dummy_prefix and any(piece.kind == USER_DEFINED for piece in pieces)
     engine = sentencepiece(vocabulary, wrong, stripping, prepends=False if own else None)
     return Tokenizer(vocabulary, engine, "▁" if own else "")

@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecore.checkpoint.chat_source import optional_json
-
-ROLES = {
-    "bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "separator": "sep_token", "padding": "pad_token",
-    "mask": "mask_token",
-}  # fmt: skip
-"""Our word and transformers'."""
+from edgecore.checkpoint.tokenizer import ROLES
 
 
 def special_ids(
