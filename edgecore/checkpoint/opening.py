@@ -142,7 +142,9 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 
 def _described(config: Fields) -> tuple[Family, Decoder]:
-    """From config.json alone. Raises `UnsupportedModel` with the exporters that take such a model."""
+    """From config.json and the tokenizer's kind. Raises `UnsupportedModel` naming the exporters that take such a model."""
+    from edgecore.checkpoint.tokenizer_kind import check_tokenizer
+
     try:
         family = _family_of(config)
         if (packing := config.section("quantization_config")) is not None:
@@ -152,7 +154,9 @@ def _described(config: Fields) -> tuple[Family, Decoder]:
                     f"{config.file}: field 'quantization_config': weights packed by {method!r}",
                     supported=", ".join(["F32, F16 and BF16 weights", *family.quantizations]),
                 )
-        return family, family.from_config(config)
+        decoder = family.from_config(config)
+        check_tokenizer(config.file.parent, "huggingface", config.values)
+        return family, decoder
     except UnsupportedModel as error:
         from edgecore.checkpoint.exporters import advised
 
@@ -175,6 +179,8 @@ def _family_of(config: Fields) -> Family:
 
 
 def _open_gguf(file: Path) -> Checkpoint:
+    from edgecore.checkpoint.tokenizer_kind import check_tokenizer
+
     header, mapped = read_gguf(file)
     metadata = Fields(file, header.metadata)
     architecture = metadata.text("general.architecture")
@@ -183,6 +189,7 @@ def _open_gguf(file: Path) -> Checkpoint:
         if family is None:
             raise _unsupported(f"{file}: field 'general.architecture': {architecture!r}")
         decoder = family.from_gguf(Fields(file, header.metadata, architecture + "."), header.tensors)
+        check_tokenizer(file, "gguf", header.metadata)
     except UnsupportedModel as error:
         from edgecore.checkpoint.exporters import advised_gguf
 

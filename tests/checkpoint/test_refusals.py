@@ -18,6 +18,7 @@ from edgecore.checkpoint.exporters import exporters
 from edgecore.checkpoint.families import FAMILIES, known
 from edgecore.contract.errors import UnsupportedModel
 
+from support.gguf_families import write_family_gguf
 from support.tiny import tiny_llama
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,20 @@ def test_a_type_of_weights_is_refused_by_the_tensor_that_has_it(tmp_path: Path) 
     assert "BF16" in error.supported
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("Unigram", "tokenizer.json: field 'model.type': 'Unigram'"), ("WordPiece", "'WordPiece'")],
+)
+def test_a_kind_of_tokenizer_is_refused_before_any_tokenizer_is_built(tmp_path: Path, kind: str, said: str) -> None:
+    folder = tiny_llama(tmp_path / "model")
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": {"type": kind, "vocab": []}}))
+    error = refused(folder)
+    assert said in error.what
+    assert "; llama.cpp's converter" in error.what
+    assert "BPE" in error.supported
+    assert error.hint == LLAMA_CPP
+
+
 def gguf_file(path: Path, architecture: str, **integers: int) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in integers.items():
@@ -148,6 +163,17 @@ def test_a_gguf_file_that_llama_cpp_runs_is_refused_with_the_command_that_runs_i
     error = refused(file)
     assert "; llama.cpp runs it as it is" in error.what
     assert error.hint == f"edgecore run '{file}' --backend llamacpp"
+
+
+def test_a_kind_of_tokenizer_in_gguf_is_refused_by_its_field(tmp_path: Path) -> None:
+    with open_checkpoint(tiny_llama(tmp_path / "tiny")) as model:
+        file = write_family_gguf(model, tmp_path / "model.gguf", tokenizer=True)
+    data = file.read_bytes()
+    said = data.index(b"tokenizer.ggml.model") + len("tokenizer.ggml.model") + 4 + 8
+    file.write_bytes(data[:said] + b"bert" + data[said + 4 :])
+    error = refused(file)
+    assert "field 'tokenizer.ggml.model': 'bert'" in error.what
+    assert "gpt2 (byte-level BPE)" in error.supported
 
 
 def test_a_gguf_file_that_nothing_runs_is_refused_with_the_families(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,11 @@ def test_a_format_that_a_backend_opens_and_does_not_make_is_refused_before_any_w
 def test_a_model_that_is_not_supported_is_refused_in_a_moment_with_a_command(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "model")
     (folder / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     facts = edgecore("inspect", folder, "--json", timeout=30).json
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    print(f"refused from a cold start in {seconds:.2f} s of processor time")
+    assert seconds < 2
     assert "'gpt2' (GPT2LMHeadModel) is not a family of the neutral model" in facts["supported"]
     assert "llama.cpp's converter" in facts["supported"]
     for verb in ("convert", "build"):
