@@ -9,6 +9,7 @@ The properties stand in tests/support/fuzz_targets.py, where the default test ru
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import tempfile
@@ -71,8 +72,10 @@ def fuzz(name: str, options: list[str]) -> int:
     arguments = [
         f"-dict={tokens}", f"-artifact_prefix={found}/", "-max_len=4096", "-timeout=5", "-rss_limit_mb=1024", *options,
     ]  # fmt: skip
+    # What libFuzzer types into a shell to start itself again, when it merges or minimises.
+    again = shlex.join([sys.executable, str(HERE / "fuzz.py"), name])
     atheris.Setup(
-        [sys.argv[0], *arguments, *map(str, folders)],
+        [again, *arguments, *map(str, folders)],
         lambda data: target(data) and None,
         **({"custom_mutator": mutated} if mutate else {}),
     )
