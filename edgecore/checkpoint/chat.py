@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import IO, Any
 
 from edgecore.contract.errors import BadRequest, CorruptModel, EdgecoreError
@@ -186,8 +187,27 @@ def _answer(template: str, variables: Mapping[str, Any]) -> dict[str, str]:
 
 def render(template: str, variables: Mapping[str, Any]) -> str:
     """Renders as transformers does (`chat_template_utils`): its trimming and helpers, `tools` and `documents` null."""
-    from datetime import datetime
+    given = {"tools": None, "documents": None, **variables}
+    if isinstance(messages := given.get("messages"), list):
+        given["messages"] = [_with_reasoning(message) for message in messages]
+    rendered: str = _compiled(template).render(given)
+    return rendered
 
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+def _with_reasoning(message: Any) -> Any:
+    """A message with its reasoning under every name that templates read."""
+    if not isinstance(message, Mapping):
+        return message
+    said = next((message[name] for name in _REASONING if message.get(name) is not None), None)
+    return message if said is None else {"thinking": said, **message, "reasoning_content": said}
+
+
+@lru_cache(maxsize=4)
+def _compiled(template: str) -> Any:
+    """Compiling takes longer than rendering, and every turn of a conversation renders the same template."""
     from jinja2 import TemplateError, nodes
     from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension
@@ -229,6 +249,11 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         if isinstance(name, str) and name.startswith("_"):
             raise SecurityError(f"the namespace attribute {name!r}")
 
+    def strftime_now(form: str) -> str:
+        from datetime import datetime
+
+        return datetime.now().strftime(form)
+
     def raise_exception(message: str) -> str:
         raise TemplateError(message)
 
@@ -243,19 +268,5 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
     environment.globals["raise_exception"] = raise_exception
     environment.globals["namespace"] = TemplateNamespace
     environment.globals["dict"] = TemplateDict()
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    given = {"tools": None, "documents": None, **variables}
-    if isinstance(messages := given.get("messages"), list):
-        given["messages"] = [_with_reasoning(message) for message in messages]
-    return environment.from_string(template).render(given)
-
-
-_REASONING = ("reasoning_content", "thinking", "reasoning")
-
-
-def _with_reasoning(message: Any) -> Any:
-    """A message with its reasoning under every name that templates read."""
-    if not isinstance(message, Mapping):
-        return message
-    said = next((message[name] for name in _REASONING if message.get(name) is not None), None)
-    return message if said is None else {"thinking": said, **message, "reasoning_content": said}
+    environment.globals["strftime_now"] = strftime_now
+    return environment.from_string(template)

@@ -88,11 +88,42 @@ def test_a_template_that_refuses_the_messages_says_why() -> None:
         "{{ ''['__class__'] }}{{ (''|attr('__class__')).x }}",
         "{% include '/etc/passwd' %}",
         "{% import 'os' as os %}",
+        "{% extends '/etc/passwd' %}",
+        "{{ '{0.__class__.__mro__}'.format(messages) }}",
+        "{{ '{x.__init__.__globals__}'.format_map({'x': cycler}) }}",
+        "{{ messages | map(attribute='__class__.__mro__') | list }}",
+        "{{ dict.__call__.__func__.__globals__ }}",
+        "{{ joiner.__init__.__builtins__ }}",
+        "{{ namespace(**{'_x': 1}) }}",
+        "{% set ns = namespace() %}{% set ns._private = 1 %}",
+        "{% macro m() %}{% endmacro %}{{ m.__init__.__globals__ }}",
+        "{{ caller.__globals__ }}{{ undefined.__init__.__globals__ }}",
+        "{% for m in messages %}{{ loop.__init__.__globals__ }}{% endfor %}",
+        "{{ messages[0].update({'role': 'system'}) }}",
+        "{{ messages[0].items().__class__.__base__ }}",
     ],
 )
 def test_a_template_cannot_reach_python_or_files(template: str) -> None:
     with pytest.raises((BadRequest, CorruptModel)):
         render_guarded(template, {"messages": USER})
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ '%s' | format(messages | attr('__class__')) }}",
+        "{{ messages | map('attr', '__class__') | map('string') | join }}",
+        "{{ messages | attr('\\x5f\\x5fclass\\x5f\\x5f') ~ '' }}",
+        "{{ lipsum.__globals__ }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ strftime_now.__closure__ }}",
+        "{{ dict.fromkeys.__func__ }}",
+        "{{ (messages | groupby('role') | first).__class__ }}",
+    ],
+)
+def test_what_is_not_for_templates_is_nothing(template: str) -> None:
+    """As in transformers: an attribute that the sandbox hides is undefined, and undefined prints as no text."""
+    assert render_guarded(template, {"messages": USER}) == ""
 
 
 @pytest.mark.parametrize(
@@ -107,6 +138,24 @@ def test_a_template_cannot_reach_python_or_files(template: str) -> None:
         "{{ '%9999999999d' | format(1) }}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{{ (9 ** 9999999) ** 9999 }}",
+        "{{ 'x' * 10**12 }}",
+        "{{ [1] * 10**10 }}",
+        "{{ range(10**9) | list | length }}",
+        "{{ 'x' | center(10**10) }}",
+        "{{ 'x\\ny' | indent(10**10) }}",
+        "{{ '{:>99999999999}'.format('x') }}",
+        "{{ [[[1]]] | tojson(indent=10**10) }}",
+        "{{ 'x'.ljust(10**10) }}",
+        "{{ lipsum(n=10**8) }}",
+        "{{ ('a' * 10**8).replace('a', 'b' * 1000) }}",
+        "{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{% endmacro %}{{ a() }}",
+        "{% for x in [[]] recursive %}{{ loop([[]]) }}{% endfor %}",
+        "{{ " + "(" * 50000 + "1" + ")" * 50000 + " }}",
+        "{{ " + "[" * 300 + "]" * 300 + " }}",
+        "{{ " + "-" * 30000 + "1 }}",
+        "{% if true %}" * 3000 + "{% endif %}" * 3000,
+        "{% set ns = namespace(l=[1]) %}{% for i in range(40) %}{% set ns.l = ns.l + ns.l %}{% endfor %}",
+        "{% set x %}{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}{% endset %}{{ x }}",
     ],
 )
 def test_a_template_that_loops_for_ever_or_fills_memory_is_stopped(template: str) -> None:
