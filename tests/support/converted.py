@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,80 @@ def folder_of(golden: str, tokenizer: Path, out: Path) -> Path:
         config = json.loads((out / "config.json").read_text())
         (out / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in WITHOUT[golden]}))
     return out
+
+
+VOCABULARIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "llama-bpe": ("grouped-query-tied", {"tokenizer_class": "PreTrainedTokenizerFast"}, {}),
+    "qwen2": ("qwen3-tied", {"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False}, {}),
+    "gpt-2": ("grouped-query-tied", {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}, {}),
+    "llama-spm": ("mistral-own-head-dim", {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}, {}),
+    "phi-3": ("phi3-window", {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}, {"eos_token_id": 32000}),
+}
+"""Vocabularies that llama.cpp's sources carry: a golden whose config goes with each, the tokenizer's settings, and what
+its config says otherwise."""
+
+
+PIECES = 32000
+"""Of Llama 2's tokenizer.model; Phi-3 adds tokens to them in its JSON files."""
+
+
+def vocabulary_folder(kind: str, vocabulary: Path, out: Path) -> Path:
+    """A model one layer deep and 64 wide with a real vocabulary, as tokenizer.json, or tokenizer.model where it is one.
+
+    vocabulary: `ggml-vocab-KIND.gguf`, or another GGUF file with the same tokenizer."""
+    from safetensors.numpy import load_file, save_file
+
+    from edgecore.checkpoint.gguf_file import read_gguf
+    from edgecore.checkpoint.tokenizer_gguf import tokenizer_from_gguf
+    from edgecore.checkpoint.tokenizer_out import tokenizer_json
+
+    golden, settings, differs = VOCABULARIES[kind]
+    out.mkdir(parents=True)
+    metadata = read_gguf(vocabulary)[0].metadata
+    tokenizer = tokenizer_from_gguf(vocabulary, metadata)
+    weights = load_file(GOLDENS / golden / "model.safetensors")
+    for name in weights.keys() & {"model.embed_tokens.weight", "lm_head.weight"}:
+        weights[name] = np.zeros((tokenizer.vocab_size, weights[name].shape[1]), weights[name].dtype)
+    save_file(weights, out / "model.safetensors")
+    config = json.loads((GOLDENS / golden / "config.json").read_text())
+    special = {role: metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
+    config |= {"vocab_size": tokenizer.vocab_size, **{f"{role}_token_id": i for role, i in special.items()}, **differs}
+    (out / "config.json").write_text(json.dumps(config))
+    texts = {f"{role}_token": tokenizer.tokens[i] for role, i in special.items() if i is not None}
+    added = {
+        str(i): {"content": tokenizer.tokens[i], "special": tokenizer.types[i] == 3}
+        for i in range(tokenizer.vocab_size if kind == "phi-3" else 0)
+        if i >= PIECES or tokenizer.types[i] == 4
+    }
+    settings = settings | ({"added_tokens_decoder": added} if added else {})
+    (out / "tokenizer_config.json").write_text(json.dumps(settings | texts))
+    if tokenizer.model == "gpt2":
+        (out / "tokenizer.json").write_text(tokenizer_json(tokenizer), encoding="utf-8")
+    else:
+        types = [3 if kind == 4 else int(kind) for kind in tokenizer.types]
+        pieces = zip(tokenizer.tokens, tokenizer.scores, types, strict=True)
+        (out / "tokenizer.model").write_bytes(sentencepiece_model(list(pieces)[:PIECES]))
+    return out
+
+
+def sentencepiece_model(pieces: Iterable[tuple[str, float, int]]) -> bytes:
+    """A BPE `tokenizer.model` of texts, scores and types: a protocol buffer, sentencepiece_model.proto."""
+    out = bytearray()
+    for text, score, kind in pieces:
+        data = text.encode()
+        piece = b"\x0a" + _varint(len(data)) + data + b"\x15" + struct.pack("<f", score) + b"\x18" + _varint(kind)
+        out += b"\x0a" + _varint(len(piece)) + piece
+    trainer = b"\x18\x02\x98\x02\x01"  # model_type BPE, byte_fallback
+    normalizer = b"\x0a\x08identity\x18\x01\x20\x00"  # a space before the text, spaces as they are
+    return bytes(out) + b"\x12" + _varint(len(trainer)) + trainer + b"\x1a" + _varint(len(normalizer)) + normalizer
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
 
 
 def account(file: Path) -> dict[str, Any]:

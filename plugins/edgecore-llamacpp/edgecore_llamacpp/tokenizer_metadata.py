@@ -12,10 +12,10 @@ from edgecore.checkpoint import Checkpoint
 from edgecore.checkpoint.chat_source import optional_json
 from edgecore.checkpoint.mapping import read_text
 from edgecore.checkpoint.safetensors_file import parse_json
+from edgecore.checkpoint.sentencepiece_file import read_sentencepiece
 from edgecore.checkpoint.tokenizer import TokenType
 from edgecore.contract import CorruptModel, UnsupportedModel
 from edgecore_llamacpp.header import Kind, Metadata
-from edgecore_llamacpp.sentencepiece_file import read_pieces
 from edgecore_llamacpp.special_tokens import special_tokens
 
 ADDED_SCORE, UNUSED_SCORE = -1000.0, -10000.0
@@ -45,12 +45,12 @@ def describe_tokenizer(metadata: Metadata, model: Checkpoint) -> None:
 def _describe_pieces(metadata: Metadata, model: Checkpoint, settings: Mapping[str, Any]) -> int:
     """tokenizer.model, and what the files beside it add or rename."""
     folder, size = model.path, model.decoder.vocab_size
-    pieces = read_pieces(folder / "tokenizer.model")
+    pieces, _ = read_sentencepiece(folder / "tokenizer.model")
     tokens = [f"[PAD{i}]" for i in range(size)]
     scores = [UNUSED_SCORE] * size
     types = [int(TokenType.UNUSED)] * size
     for i, piece in enumerate(pieces[:size]):
-        tokens[i], scores[i], types[i] = piece.text, piece.score, piece.type
+        tokens[i], scores[i], types[i] = piece.text, piece.score, piece.kind
     phi = model.decoder.family == "phi3"
     for token, text, special in _added(folder, settings, phi):
         if not 0 <= token < size:

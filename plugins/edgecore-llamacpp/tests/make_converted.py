@@ -4,7 +4,8 @@ Needs torch, transformers and sentencepiece, which no test needs, so it runs in 
 
     python -m venv converters
     converters/bin/pip install torch==2.13.0 transformers==5.23.0 sentencepiece protobuf ml_dtypes safetensors
-    PYTHONPATH=.:tests converters/bin/python plugins/edgecore-llamacpp/tests/make_converted.py LLAMA_CPP [NAME ...]
+    PYTHONPATH=.:tests converters/bin/python plugins/edgecore-llamacpp/tests/make_converted.py LLAMA_CPP \
+        [NAME ... | tokenizers | vocabularies]
 
 LLAMA_CPP is llama.cpp's tree (`edgecore_llamacpp.source_package` unpacks one). The tokenizers are tiny, so that the
 tensors are, and the converter, which knows pre-tokenizers by a digest of the ids of one text, cannot know them: here it
@@ -23,7 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from support.converted import PRECISIONS, TOKENIZER_OF, account, folder_of
+from support.converted import PRECISIONS, TOKENIZER_OF, VOCABULARIES, account, folder_of, vocabulary_folder
 from support.tiny import TEXT
 
 HERE = Path(__file__).parent / "converted"
@@ -69,6 +70,20 @@ def main(llama_cpp: Path, names: list[str]) -> None:
             record = {kind: convert(folder, Path(temporary) / f"{kind}.gguf", kind, tokenizer) for kind in PRECISIONS}
         (HERE / f"{name}.json").write_text(json.dumps(record, indent=0, ensure_ascii=False) + "\n")
         print(name, record["f32"].get("failed") or f"{len(record['f32']['tensors'])} tensors")
+
+
+def vocabularies(llama_cpp: Path) -> None:
+    """What the converter makes of real vocabularies, pre-tokenizers found by itself: `tokenizer.*` alone."""
+    sys.path.insert(0, str(llama_cpp))
+    record = {}
+    for kind in VOCABULARIES:
+        with tempfile.TemporaryDirectory() as temporary:
+            file = llama_cpp / "models" / f"ggml-vocab-{kind}.gguf"
+            folder = vocabulary_folder(kind, file, Path(temporary) / "in")
+            made = convert(folder, Path(temporary) / "out.gguf", "f16", "")
+        record[kind] = made.get("failed") or {k: v for k, v in made["metadata"].items() if k.startswith("tokenizer.")}
+        print(kind, record[kind])
+    write_json(HERE / "vocabularies.json", record)
 
 
 def convert(folder: Path, out: Path, precision: str, tokenizer: str) -> dict[str, Any]:
@@ -166,4 +181,7 @@ if __name__ == "__main__":
     logging.disable(logging.ERROR)
     if sys.argv[2:] == ["tokenizers"]:
         shutil.rmtree(TOKENIZERS, ignore_errors=True)
+    if sys.argv[2:] == ["vocabularies"]:
+        vocabularies(Path(sys.argv[1]))
+        sys.exit()
     main(Path(sys.argv[1]), [n for n in sys.argv[2:] if n != "tokenizers"])
