@@ -142,7 +142,7 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 
 def _described(config: Fields) -> tuple[Family, Decoder]:
-    """From config.json and the tokenizer's kind. Raises `UnsupportedModel` naming the exporters that take such a model."""
+    """From config.json and the tokenizer's kind. Raises `UnsupportedModel` that names the exporters that take it."""
     from edgecore.checkpoint.tokenizer_kind import check_tokenizer
 
     try:
