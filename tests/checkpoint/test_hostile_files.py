@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from edgecore.checkpoint import open_checkpoint
+from edgecore.checkpoint.fields import Fields
+from edgecore.checkpoint.gguf_file import parse_gguf
+from edgecore.checkpoint.safetensors_file import parse_safetensors
 from edgecore.contract.errors import CorruptModel, EdgecoreError, ModelNotFound, UnsupportedModel
 
 from support.gguf_files import write_gguf
@@ -259,3 +262,33 @@ def test_a_folder_under_the_name_of_a_file_is_a_typed_error(tmp_path: Path) -> N
     (tmp_path / "config.json").mkdir()
     with pytest.raises(ModelNotFound):
         open_checkpoint(tmp_path)
+
+
+PATHS = ("../../etc/passwd", "/etc/passwd", "a/../../b", "C:\\x", "..", "~root", "\x00", "$(id)", "\u202egpj.exe")
+
+
+def test_names_inside_a_file_are_names_and_never_paths() -> None:
+    """Nothing but the bytes is there to be read: the file does not exist, and no name leads to one."""
+    nowhere = Path("/nowhere/at/all")
+    gguf = _gguf(
+        [_entry(name, 4, bytes(4)) for name in PATHS], [_tensor(n, offset=128 * i) for i, n in enumerate(PATHS)]
+    )
+    header = parse_gguf(nowhere, gguf + bytes(-len(gguf) % 32 + 128 * len(PATHS)))
+    assert tuple(header.tensors) == tuple(header.metadata) == PATHS
+    entries = {n: {"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]} for i, n in enumerate(PATHS)}
+    data = _with_header(json.dumps(entries).encode()) + bytes(len(PATHS))
+    assert tuple(parse_safetensors(nowhere, data)) == PATHS
+
+
+@pytest.mark.parametrize("value", [True, "1", [1], {}, float("nan"), float("inf"), -float("inf"), 10**400, 0, -0.0, -1])
+def test_a_number_is_finite_and_above_its_bound_or_an_error_that_names_its_field(value: object) -> None:
+    with pytest.raises(CorruptModel, match=r"^c\.json: field 'a\.n': ") as caught:
+        Fields(Path("c.json"), {"a.n": value}, "a.").number("n")
+    assert len(caught.value.what) < 150
+
+
+@pytest.mark.parametrize("value", [True, "1", [1], 1.0, float("nan"), 2**31, 10**4000, -(10**4000), 0])
+def test_a_count_is_a_whole_number_in_range_or_an_error_that_names_its_field(value: object) -> None:
+    with pytest.raises(CorruptModel, match=r"^c\.json: field 'n': ") as caught:
+        Fields(Path("c.json"), {"n": value}).integer("n")
+    assert len(caught.value.what) < 150
