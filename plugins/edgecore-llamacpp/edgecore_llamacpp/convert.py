@@ -47,8 +47,12 @@ def write_gguf(model: Checkpoint, file: Path, precision: str, progress: Progress
     """The file, whatever llama.cpp computes from it. Answers the tensors that got another type."""
     parts = plan(model, Stored[precision.upper()])
     begin = front(metadata_of(model, precision, parts), [part.entry for part in parts])
-    with full_disk(file):
-        _write(model, file, begin, parts, progress)
+    try:
+        with full_disk(file):
+            _write(model, file, begin, parts, progress)
+    except BaseException:  # cancelled or failed: half a file is worse than none
+        file.unlink(missing_ok=True)
+        raise
     return tuple(part.fallback for part in parts if part.fallback)
 
 

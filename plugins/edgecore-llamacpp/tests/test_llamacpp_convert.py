@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,20 @@ import pytest
 
 from edgecore.checkpoint import Oracle, open_checkpoint
 from edgecore.checkpoint.gguf_file import GgufArray, read_gguf
-from edgecore.contract import Artifact, Cancelled, ConvertLimits, DoesNotFit, UnsupportedModel, UnsupportedPrecision
+from edgecore.contract import (
+    Artifact,
+    Cancelled,
+    ConvertLimits,
+    CorruptModel,
+    DoesNotFit,
+    UnsupportedModel,
+    UnsupportedPrecision,
+    no_progress,
+)
+from edgecore_llamacpp.convert import write_gguf
 
+from support.converted import GOLDENS, TOKENIZER_OF, account, folder_of
+from support.gguf_families import write_family_gguf
 from support.tiny import TEXT, tiny_llama
 
 LLAMA3 = {
@@ -92,6 +105,65 @@ def test_a_gguf_source_keeps_its_metadata(llama: Any, tiny_gguf: Artifact, tmp_p
     assert after.keys() == before.keys()
 
 
+@pytest.mark.parametrize("golden", TOKENIZER_OF)
+def test_a_file_of_any_family_written_again_is_the_same_file(golden: str, tmp_path: Path) -> None:
+    tokenizer = Path(__file__).parent / "converted" / "tokenizers" / TOKENIZER_OF[golden]
+    first, again = tmp_path / "first.gguf", tmp_path / "again.gguf"
+    with open_checkpoint(folder_of(golden, tokenizer, tmp_path / "in")) as model:
+        write_gguf(model, first, "f32", no_progress)
+    with open_checkpoint(first) as model:
+        write_gguf(model, again, "f32", no_progress)
+    before, after = account(first), account(again)
+    assert after["metadata"] == before["metadata"]
+    assert after["tensors"] == before["tensors"]
+
+
+@pytest.mark.parametrize("golden", ["qwen3-tied", "gemma3-old-style", "phi3-longrope-partial", "bitnet-plain-silu"])
+def test_another_writers_file_keeps_its_metadata(golden: str, tmp_path: Path) -> None:
+    with open_checkpoint(GOLDENS / golden) as model:
+        theirs = write_family_gguf(model, tmp_path / "theirs.gguf", "F16")
+    with open_checkpoint(theirs) as model:
+        write_gguf(model, tmp_path / "ours.gguf", "q8_0", no_progress)
+        expected = {name: tensor.read() for name, tensor in model.tensors.items()}
+    before, after = account(theirs)["metadata"], account(tmp_path / "ours.gguf")["metadata"]
+    assert {k: v for k, v in after.items() if k in before} == before
+    assert after.keys() - before.keys() == {"general.file_type", "general.quantization_version"}
+    with open_checkpoint(tmp_path / "ours.gguf") as model:
+        for name, tensor in model.tensors.items():
+            assert np.allclose(tensor.read(), expected[name], atol=np.abs(expected[name]).max() / 127)
+
+
+def test_tokens_that_stand_twice_are_refused(llama: Any, tmp_path: Path) -> None:
+    """libllama ends the process at them."""
+    tokenizer = Path(__file__).parent / "converted" / "tokenizers" / "spm"
+    source = folder_of("rope-linear", tokenizer, tmp_path / "in")
+    (source / "added_tokens.json").write_text('{"<s>": 285}')
+    with pytest.raises((UnsupportedModel, CorruptModel), match="<s>"):
+        llama.convert(source, tmp_path / "out")
+
+
+def test_a_model_card_gives_its_facts(llama: Any, tiny: Path, tmp_path: Path) -> None:
+    source = tmp_path / "Lighthouse-2B-chat"
+    shutil.copytree(tiny, source)
+    (source / "README.md").write_text("---\nlicense: mit\nlanguage: [en, de]\ntags: [sea]\n---\n# Lighthouse\n")
+    (source / "generation_config.json").write_text('{"temperature": 0.5, "top_k": 40, "repetition_penalty": 1.25}')
+    llama.convert(source, tmp_path / "out")
+    metadata = account(tmp_path / "out" / "model.gguf")["metadata"]
+    wanted = {
+        "general.name": "Lighthouse 2B Chat", "general.license": "mit", "general.sampling.temp": 0.5,
+        "general.sampling.top_k": 40, "general.sampling.penalty_repeat": 1.25, "general.basename": "Lighthouse",
+    }  # fmt: skip
+    assert {key: metadata[key][1] for key in wanted} == wanted
+    assert metadata["general.languages"][1:3] == [8, 2]
+
+
+def test_nothing_but_the_result_is_written(llama: Any, tiny: Path, tmp_path: Path) -> None:
+    before = sorted(tiny.iterdir())
+    llama.convert(tiny, tmp_path / "out", "q8_0")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["model.gguf"]
+    assert sorted(tiny.iterdir()) == before
+
+
 def test_what_was_lost_before_is_said(llama: Any, tiny_gguf: Artifact, tmp_path: Path) -> None:
     llama.convert(tiny_gguf.model, tmp_path / "q8", "q8_0")
     made = llama.convert(tmp_path / "q8" / "model.gguf", tmp_path / "out", "f16")
@@ -119,6 +191,7 @@ def test_progress_counts_bytes_to_the_end_and_can_cancel(llama: Any, tiny: Path,
 
     with pytest.raises(Cancelled):
         llama.convert(tiny, tmp_path / "cancelled", progress=cancel)
+    assert not list((tmp_path / "cancelled").iterdir())
 
 
 def test_what_cannot_be_done_is_refused(llama: Any, tiny: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgecore.contract import Manifest, PrecisionClass
-from edgecore_llamacpp import convert, mixes, model
+from edgecore_llamacpp import metadata, mixes, model
 from edgecore_llamacpp.hooks import calibrated
 
 
@@ -13,7 +13,7 @@ def test_every_precision_has_its_maker(manifest: Manifest) -> None:
     by_verb = {
         verb: {p.name for p in manifest.precisions if p.by in (verb, "both")} for verb in ("convert", "quantize")
     }
-    assert by_verb["convert"] == set(convert.FILE_TYPES)
+    assert by_verb["convert"] == set(metadata.FILE_TYPES)
     assert by_verb["quantize"] == set(mixes.BASE)
     assert by_verb["convert"] & by_verb["quantize"] == {"q8_0"}
 

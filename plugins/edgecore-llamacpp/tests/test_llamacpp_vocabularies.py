@@ -1,4 +1,4 @@
-"""`tokenizer.*` of files with real vocabularies, against what llama.cpp's converter makes of them (make_converted.py)."""
+"""`tokenizer.*` of files with real vocabularies, against what llama.cpp's converter makes of them."""
 
 from __future__ import annotations
 
