@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from edgecore.contract.errors import CorruptModel, EdgecoreError, ModelNotFound,
 GGUF = Path("hostile.gguf")
 SAFETENSORS = Path("hostile.safetensors")
 INDEX = Path("hostile.index.json")
+MEMORY = Path("/dev/shm")
 BETWEEN = b"\n\xff\n"
 """Stands between an index and its shard; no text of either can hold it, the shard's data may."""
 LONGEST_ERROR = 2_000
@@ -71,18 +71,19 @@ def index(data: bytes) -> bool:
 
 def config(data: bytes) -> bool:
     """A folder of a config and no weights: whatever the config says, it is either refused or they are asked for."""
-    folder = _folder()
-    file = folder / "config.json"
-    file.write_bytes(data)
-    try:
-        open_checkpoint(folder)
-    except ModelNotFound:
-        return True
-    except (CorruptModel, UnsupportedModel) as error:
-        return _refused(error, file)
-    finally:
-        assert file.read_bytes() == data
-    raise AssertionError("a folder without weights was opened")
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=MEMORY if MEMORY.is_dir() else None) as made:
+        folder = Path(made)
+        file = folder / "config.json"
+        file.write_bytes(data)
+        try:
+            open_checkpoint(folder)
+        except ModelNotFound:
+            return True
+        except (CorruptModel, UnsupportedModel) as error:
+            return _refused(error, file)
+        finally:
+            assert file.read_bytes() == data
+        raise AssertionError("a folder without weights was opened")
 
 
 TARGETS: dict[str, Callable[[bytes], bool]] = {
@@ -91,12 +92,6 @@ TARGETS: dict[str, Callable[[bytes], bool]] = {
     "index": index,
     "config": config,
 }
-
-
-@cache
-def _folder() -> Path:
-    memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None))
 
 
 def _refused(error: EdgecoreError, file: Path) -> bool:
