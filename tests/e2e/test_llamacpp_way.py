@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from support.cli import edgecore
 from support.tiny import tiny_llama
@@ -46,6 +47,21 @@ def test_convert_then_quantize_gives_what_build_gives(tiny):
     assert quantized.code == 0, quantized.err
     built = edgecore("build", tiny, "--backend", "llamacpp", "--precision", "q8_0", "--json")
     assert built.json["id"] == quantized.json["id"]
+
+
+def test_a_format_finds_its_backend_there_and_back(tiny, tmp_path):
+    """F16 all the way, so that nothing is lost: folder, GGUF, folder."""
+    how = ["--precision", "f16", "--json"]
+    there = edgecore("convert", tiny, "--to", "gguf", "-o", tmp_path / "there", *how)
+    assert there.code == 0, there.err
+    assert there.json["backend"] == "llamacpp"
+    gguf = next((tmp_path / "there").rglob("*.gguf"))
+    back = edgecore("convert", gguf, "--to", "hf", "-o", tmp_path / "back", *how)
+    assert back.code == 0, back.err
+    assert back.json["backend"] == "reference"
+    before, after = (load_file(f / "model.safetensors") for f in (tiny, tmp_path / "back"))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_the_exported_file_runs_natively_where_it_lies(tiny, tmp_path):
