@@ -25,7 +25,7 @@ def check(decoder: Decoder, max_context: int | None = None) -> tuple[str, ...]:
             raise UnsupportedModel(
                 f"llama.cpp does not compute {what} (family {decoder.family!r})",
                 supported=supported,
-                hint="edgecore convert MODEL --to reference, or another backend",
+                hint="edgecore convert MODEL --to hf, or another backend: edgecore backends",
             )
     return tuple(_differences(decoder, max_context or decoder.context_length))
 

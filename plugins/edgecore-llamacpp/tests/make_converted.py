@@ -152,23 +152,24 @@ def make_sentencepiece() -> None:
     for name, settings in kinds.items():
         folder = TOKENIZERS / name
         folder.mkdir(parents=True)
-        (folder / "tokenizer.model").write_bytes(sentencepiece_model(["<|user|>"] if name == "spm-user" else []))
+        user_defined = ["<|user|>"] if name == "spm-user" else []
+        (folder / "tokenizer.model").write_bytes(sentencepiece_model(user_defined, prefix=name != "spm-gemma"))
         write_json(folder / "tokenizer_config.json", settings)
         if "added_tokens_decoder" in settings:
-            from transformers import LlamaTokenizerFast
+            from transformers import GemmaTokenizerFast, LlamaTokenizerFast
 
-            fast = LlamaTokenizerFast.from_pretrained(folder)
+            fast = (GemmaTokenizerFast if name == "spm-gemma" else LlamaTokenizerFast).from_pretrained(folder)
             fast.backend_tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def sentencepiece_model(user_defined: list[str]) -> bytes:
+def sentencepiece_model(user_defined: list[str], prefix: bool) -> bytes:
     import sentencepiece
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(FEW.splitlines() * 4), model_writer=model, vocab_size=280, model_type="bpe",
         byte_fallback=True, num_threads=1, minloglevel=2, user_defined_symbols=user_defined,
-        add_dummy_prefix=True, remove_extra_whitespaces=False, normalization_rule_name="identity",
+        add_dummy_prefix=prefix, remove_extra_whitespaces=False, normalization_rule_name="identity",
     )  # fmt: skip
     return model.getvalue()
 
