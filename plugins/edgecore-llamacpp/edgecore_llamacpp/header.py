@@ -137,10 +137,17 @@ def _kind(value: Any) -> Kind:
 
 
 def _packed(kind: Kind, value: Any) -> bytes:
-    return _text(value) if kind is Kind.STRING else np.array(value, _NUMBERS[kind]).tobytes()
+    """Raises `TypeError`, `ValueError` and `OverflowError` for a value that is not of its kind."""
+    if kind is Kind.STRING:
+        return _text(value)
+    if not isinstance(value, int | float) or (kind not in (Kind.FLOAT32, Kind.FLOAT64) and value != int(value)):
+        raise TypeError(f"{value!r} is no {kind.name}")
+    return np.array(value, _NUMBERS[kind]).tobytes()
 
 
 def _text(value: str) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
     data = value.encode()
     return struct.pack("<Q", len(data)) + data
 
@@ -149,6 +156,6 @@ def _packed_texts(items: Sequence[str]) -> bytes:
     pack = struct.Struct("<Q").pack
     out: list[bytes] = []
     for item in items:
-        data = item.encode("utf-8", "surrogatepass")
+        data = item.encode()
         out += (pack(len(data)), data)
     return b"".join(out)

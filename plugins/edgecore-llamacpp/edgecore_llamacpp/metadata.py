@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 from edgecore.checkpoint import Checkpoint, Decoder, RopeScaling
+from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.mapping import read_text
 from edgecore.contract import CorruptModel
 from edgecore_llamacpp import header
@@ -153,9 +154,10 @@ def _describe_gemma(metadata: header.Metadata, decoder: Decoder) -> None:
 def _describe_phi(metadata: header.Metadata, model: Checkpoint, file_type: int) -> None:
     decoder = model.decoder
     sizes = _sizes(decoder)
-    original = model.metadata.get("original_max_position_embeddings", 4096)  # transformers' default
-    if decoder.rope.scaling is RopeScaling.LONGROPE:
-        original = decoder.rope.original_context
+    config = Fields(model.path / "config.json", model.metadata)
+    original = decoder.rope.original_context
+    if decoder.rope.scaling is not RopeScaling.LONGROPE:
+        original = config.integer("original_max_position_embeddings", 4096)  # transformers' default
     metadata.put("{arch}.context_length", sizes.pop("context_length"))
     metadata.put("{arch}.rope.scaling.original_context_length", original)
     metadata.put("{arch}.embedding_length", sizes.pop("embedding_length"))

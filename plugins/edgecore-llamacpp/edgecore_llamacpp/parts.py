@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgecore.checkpoint import Checkpoint, Decoder, RopeScaling, Tensor, half_rotation_order
 from edgecore.checkpoint.families import Family, known
 from edgecore.checkpoint.mapping import read_text
-from edgecore.checkpoint.safetensors_file import INDEX, parse_json
+from edgecore.checkpoint.safetensors_file import INDEX, LONGEST_INDEX, parse_index
 from edgecore.contract import Fallback, UnsupportedPrecision
 from edgecore_llamacpp.header import Entry
 from edgecore_llamacpp.stored import Bytes, Floats, Stored
@@ -142,8 +142,7 @@ def _shards(model: Checkpoint) -> Mapping[str, str]:
     index = model.path / INDEX
     if not index.is_file():
         return {}
-    weight_map = parse_json(index, read_text(index, 1 << 27)).get("weight_map", {})
-    return {str(name): str(shard) for name, shard in weight_map.items()}
+    return parse_index(index, read_text(index, LONGEST_INDEX))
 
 
 def _rope_parts(decoder: Decoder) -> Iterator[Part]:

@@ -23,7 +23,14 @@ _LARGEST = 200_000_000
 
 
 def describe_tokenizer(metadata: Metadata, model: Checkpoint) -> None:
-    """Raises `UnsupportedModel` for a tokenizer that llama.cpp has no name for."""
+    """Raises `UnsupportedModel` for a tokenizer that llama.cpp has no name for, `CorruptModel`."""
+    try:
+        _describe(metadata, model)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # files of JSON may hold anything anywhere
+        raise CorruptModel(f"{model.path}: the tokenizer's files are not as they should be ({error!r})") from None
+
+
+def _describe(metadata: Metadata, model: Checkpoint) -> None:
     folder, family = model.path, model.decoder.family
     settings = optional_json(folder / "tokenizer_config.json").values
     byte_level = family == "phi3" and settings.get("tokenizer_class") == "GPT2Tokenizer"
@@ -66,16 +73,13 @@ def _describe_pieces(metadata: Metadata, model: Checkpoint, settings: Mapping[st
 def _added(folder: Path, settings: Mapping[str, Any], phi: bool) -> list[tuple[int, str, bool | None]]:
     """Id, text and whether it is special (None: the file does not say), in the converter's order."""
     found: list[tuple[int, str, bool | None]] = []
-    try:
-        for text, token in optional_json(folder / "added_tokens.json").values.items():
-            found.append((int(token), str(text), None))
-        for key, value in (settings.get("added_tokens_decoder") or {}).items():
-            found.append((int(key), str(value["content"]), bool(value.get("special"))))
-        if phi:
-            for value in _tokenizer_json(folder).get("added_tokens") or ():
-                found.append((int(value["id"]), str(value["content"]), bool(value.get("special"))))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptModel(f"{folder}: added tokens are not as they should be ({error!r})") from None
+    for text, token in optional_json(folder / "added_tokens.json").values.items():
+        found.append((int(token), str(text), None))
+    for key, value in (settings.get("added_tokens_decoder") or {}).items():
+        found.append((int(key), str(value["content"]), bool(value.get("special"))))
+    if phi:
+        for value in _tokenizer_json(folder).get("added_tokens") or ():
+            found.append((int(value["id"]), str(value["content"]), bool(value.get("special"))))
     return found
 
 

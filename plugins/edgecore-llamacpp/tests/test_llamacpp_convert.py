@@ -142,6 +142,31 @@ def test_tokens_that_stand_twice_are_refused(llama: Any, tmp_path: Path) -> None
         llama.convert(source, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("tokenizer_config.json", '{"added_tokens_decoder": [1]}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "a"}}}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"5": {"content": "\\ud800"}}}'),
+        ("added_tokens.json", '{"a": null}'),
+        ("tokenizer.json", '{"post_processor": {"type": "Sequence", "processors": 7}, "added_tokens": 3}'),
+        ("generation_config.json", '{"temperature": "warm", "top_k": [], "sequence": 5}'),
+        ("README.md", "---\n[unclosed\n---\n"),
+    ],
+)
+def test_files_beside_the_weights_may_hold_anything(llama: Any, tmp_path: Path, file: str, text: str) -> None:
+    """A typed error, or a file that leaves it out: never a traceback."""
+    source = folder_of("rope-linear", Path(__file__).parent / "converted" / "tokenizers" / "spm", tmp_path / "in")
+    (source / file).write_text(text)
+    said = ""
+    try:
+        llama.convert(source, tmp_path / "out")
+    except (CorruptModel, UnsupportedModel) as error:
+        said = str(error)
+    assert said == "" or str(source) in said
+    assert bool(said) == (not list((tmp_path / "out").iterdir()))
+
+
 def test_a_model_card_gives_its_facts(llama: Any, tiny: Path, tmp_path: Path) -> None:
     source = tmp_path / "Lighthouse-2B-chat"
     shutil.copytree(tiny, source)
