@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LARGEST_CONFIG = 10_000_000
 """Bytes of a JSON file beside the weights, the tokenizer's apart."""
 LAYERS = "model.layers."
+SUPPORTED = "a Hugging Face folder, or a GGUF file"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -41,11 +42,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises `ModelNotFound`; `CorruptModel` naming file and field; `UnsupportedModel` naming the supported families.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError):  # a name that no file can have is the name of none
+        is_folder = is_file = False
+    if is_folder:
         return _open_folder(path)
-    if path.is_file():
+    if is_file:
         return _open_gguf(path)
-    raise ModelNotFound(f"{path}: no such file or folder", supported="a Hugging Face folder, or a GGUF file")
+    raise ModelNotFound(f"{path}: no such file or folder", supported=SUPPORTED)
 
 
 @dataclass(eq=False)
@@ -124,7 +129,7 @@ class Checkpoint:
 def _open_folder(folder: Path) -> Checkpoint:
     file = folder / "config.json"
     if not file.is_file():
-        raise ModelNotFound(f"{folder}: has no config.json", supported="a Hugging Face folder, or a GGUF file")
+        raise ModelNotFound(f"{folder}: has no config.json", supported=SUPPORTED)
     config = Fields(file, parse_json(file, read_text(file, LARGEST_CONFIG)))
     family, decoder = _described(config)
     stored, mappings = read_folder(folder)
@@ -194,7 +199,7 @@ def _open_gguf(file: Path) -> Checkpoint:
         from edgecore.checkpoint.exporters import advised_gguf
 
         raise advised_gguf(error, file, architecture) from None
-    stored = {t.name: t for t in (_canonical(tensor, family, decoder) for tensor in header.tensors.values())}
+    stored = {t.name: t for t in (_canonical(file, tensor, family, decoder) for tensor in header.tensors.values())}
     found = _parted(decoder, family, stored)
     return Checkpoint(
         path=file,
@@ -210,20 +215,21 @@ def _open_gguf(file: Path) -> Checkpoint:
 _LAYER = re.compile(r"^blk\.(\d{1,6})\.")
 
 
-def _canonical(tensor: GgufTensor, family: Family, decoder: Decoder) -> Tensor:
+def _canonical(file: Path, tensor: GgufTensor, family: Family, decoder: Decoder) -> Tensor:
     """The tensor under its canonical name; one that is not known keeps its own and is refused later."""
     stem, _, kind = tensor.name.rpartition(".")
     layer = _LAYER.match(stem)
     number = layer.group(1) if layer else ""
     known_stem = family.gguf_names.get(_LAYER.sub("blk.{}.", stem))
     if known_stem is None:
-        return Tensor(tensor.name, tensor.shape, tensor.type, tensor.data)
+        return Tensor(tensor.name, tensor.shape, tensor.type, tensor.data, file=file)
     order = None
     if family.interleaved and stem.endswith((".attn_q", ".attn_k")):
         order = half_rotation_order(decoder.heads if stem.endswith("q") else decoder.kv_heads, decoder.head_dim)
         if tensor.shape[0] != len(order):
             order = None  # a wrong shape: refused by name later
-    return Tensor(f"{known_stem.format(number)}.{kind}", tensor.shape, tensor.type, tensor.data, order)
+    name = f"{known_stem.format(number)}.{kind}"
+    return Tensor(name, tensor.shape, tensor.type, tensor.data, order, file=file)
 
 
 def _parted(decoder: Decoder, family: Family, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 
 from edgecore.contract.errors import BadRequest, CorruptModel, EdgecoreError, ModelNotFound, UnsupportedModel
@@ -109,29 +107,23 @@ def _detect_folder(path: Path) -> str:
 
 
 def _check_safetensors(path: Path) -> None:
-    """Header and length agree (https://huggingface.co/docs/safetensors: 8 bytes of length, JSON, data)."""
-    size = path.stat().st_size
+    """Header and length agree. A dtype that is not known here is for whoever reads the weights to refuse."""
+    from edgecore.checkpoint.safetensors_file import read_file
+
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if 8 + length > size:
-                raise ValueError(f"its header ends at {8 + length}")
-            header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
-        raise CorruptModel(f"{path}, {size} bytes, is truncated or damaged: {error}", hint="fetch it again") from error
-    if (end := 8 + length + max(ends, default=0)) != size:
-        raise CorruptModel(f"{path} has {size} bytes, and its tensors end at {end}", hint="fetch it again")
+        read_file(path, path.parent)
+    except CorruptModel as error:
+        raise CorruptModel(f"{error.what}: truncated or damaged", hint="fetch it again") from None
 
 
 def _check_index(path: Path) -> None:
     """Every shard that the index names is there."""
-    index = path / "model.safetensors.index.json"
+    from edgecore.checkpoint.mapping import read_text
+    from edgecore.checkpoint.safetensors_file import INDEX, LONGEST_INDEX, parse_index
+
+    index = path / INDEX
     if not index.is_file():
         return
-    try:
-        named = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptModel(f"{index} has no readable weight_map: {error}") from error
-    if missing := sorted(name for name in named if not (path / str(name)).is_file()):
-        raise CorruptModel(f"{path}: {', '.join(map(str, missing))} missing, which {index.name} names")
+    named = set(parse_index(index, read_text(index, LONGEST_INDEX)).values())
+    if missing := sorted(name for name in named if not (path / name).is_file()):
+        raise CorruptModel(f"{path}: {', '.join(missing)} missing, which {index.name} names")

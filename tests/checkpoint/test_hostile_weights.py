@@ -18,6 +18,7 @@ from edgecore.checkpoint import Tensor, open_checkpoint
 from edgecore.checkpoint.storage import GGML, Storage, dequantize, is_finite
 from edgecore.contract.errors import CorruptModel
 
+from support.gguf_files import write_gguf
 from support.tiny import tiny_llama
 
 NORM = "model.norm.weight"
@@ -126,3 +127,16 @@ def test_derived_weights_that_overflow_are_an_error() -> None:
     assert np.isfinite(tensor.read()).all()
     with pytest.raises(CorruptModel, match="m: tensor 't'"):
         replace(tensor, derive=Doubled()).read()
+
+
+def test_a_weight_in_a_gguf_file_that_is_no_number_is_named_with_the_file(tmp_path: Path) -> None:
+    with open_checkpoint(tiny_llama(tmp_path / "tiny", layers=1)) as model:
+        file = write_gguf(model, tmp_path / "m.gguf", "F16")
+    with open_checkpoint(file) as model:
+        last = max(model.tensors.values(), key=lambda t: t.data.ctypes.data)  # nothing but padding lies behind it
+        behind = file.read_bytes().rindex(last.data[-64:].tobytes()) + 62
+    data = bytearray(file.read_bytes())
+    data[behind : behind + 2] = np.float16(np.nan).tobytes()
+    file.write_bytes(data)
+    with open_checkpoint(file) as model, pytest.raises(CorruptModel, match=rf"m\.gguf: tensor '{last.name}'"):
+        model.tensors[last.name].read()

@@ -188,7 +188,7 @@ def test_an_unknown_gguf_architecture_is_refused_with_the_families_that_are_know
 
 
 def test_what_does_not_exist_is_not_found(tmp_path: Path) -> None:
-    for path in (tmp_path / "nothing", tmp_path):
+    for path in (tmp_path / "nothing", tmp_path, tmp_path / ("x" * 300)):
         with pytest.raises(ModelNotFound):
             open_checkpoint(path)
     (tmp_path / "config.json").write_text((tiny_llama(tmp_path / "t") / "config.json").read_text())
