@@ -85,7 +85,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     "chatglm-bpe": PreTokenizer((_LLAMA3,)),
     "glm4": PreTokenizer((_LLAMA3,), ignore_merges=True),
     "qwen2": PreTokenizer((_QWEN2,), nfc=True),
-    "qwen35": PreTokenizer((_QWEN35,), nfc=True),
+    "qwen35": PreTokenizer((_QWEN35,)),  # decomposed text stays so in the vectors of llama.cpp's authors
     "stablelm2": PreTokenizer((_QWEN2,)),
     "deepseek-r1-qwen": PreTokenizer((_QWEN2,)),
     "deepseek-llm": PreTokenizer(
@@ -99,7 +99,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
 """By llama.cpp's name. Of names with equal rules the first is the one to write."""
 SYNONYMS = {
     "llama3": "llama-bpe", "llama-v3": "llama-bpe", "falcon3": "llama-bpe", "falcon-h1": "llama-bpe",
-    "lfm2": "llama-bpe", "pixtral": "llama-bpe", "gpt2": "gpt-2", "exaone4": "gpt-2",
+    "lfm2": "llama-bpe", "pixtral": "llama-bpe", "exaone4": "gpt-2",
     "modern-bert": "gpt-2", "llama4": "gpt-4o", "megrez": "qwen2", "minerva-7b": "smollm",
 }  # fmt: skip
 
