@@ -126,11 +126,14 @@ class Checkpoint:
         self.close()
 
 
+def check_folder(folder: Path) -> None:
+    """Whether a Hugging Face folder is supported as far as config.json and the tokenizer tell, its weights not yet
+    there. Raises as `open_checkpoint`."""
+    _described(_config(folder))
+
+
 def _open_folder(folder: Path) -> Checkpoint:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ModelNotFound(f"{folder}: has no config.json", supported=SUPPORTED)
-    config = Fields(file, parse_json(file, read_text(file, LARGEST_CONFIG)))
+    config = _config(folder)
     family, decoder = _described(config)
     stored, mappings = read_folder(folder)
     found = _parted(decoder, family, family.adopt(config, stored) if family.adopt else stored)
@@ -144,6 +147,13 @@ def _open_folder(folder: Path) -> Checkpoint:
         metadata=config.values,
         _mappings=mappings,
     )
+
+
+def _config(folder: Path) -> Fields:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelNotFound(f"{folder}: has no config.json", supported=SUPPORTED)
+    return Fields(file, parse_json(file, read_text(file, LARGEST_CONFIG)))
 
 
 def _described(config: Fields) -> tuple[Family, Decoder]:

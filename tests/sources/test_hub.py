@@ -96,6 +96,22 @@ def test_a_folder_comes_with_what_is_read_and_nothing_that_runs(site: Site, tmp_
     }
 
 
+def test_a_model_may_be_refused_before_its_weights_are_fetched(site: Site, tmp_path: Path) -> None:
+    offer(site, bytes_of(tiny_llama(tmp_path / "tiny", shards=2)))
+    seen: list[str] = []
+
+    def look(folder: Path) -> None:
+        seen.extend(sorted(p.name for p in folder.iterdir()))
+        raise UnsupportedModel("not this one")
+
+    with pytest.raises(UnsupportedModel, match="not this one"):
+        resolve("hf:org/name", look=look)
+    assert "config.json" in seen
+    assert "tokenizer.json" in seen
+    assert not [name for name in seen if name.endswith(".safetensors")]
+    assert not list(paths.sources().rglob("*.safetensors"))
+
+
 def test_the_second_time_needs_no_network_and_stays_at_its_commit(site: Site, model: bytes, tmp_path: Path) -> None:
     offer(site, {"tiny.gguf": model})
     source = resolve("hf:org/name")
@@ -221,7 +237,7 @@ def test_without_the_library_the_install_command_is_named(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(BackendUnavailable, match="huggingface_hub, which is not installed") as error:
-        hub.fetch("org/name", lambda done, total, stage="": None)
+        hub.fetch("org/name", lambda done, total, stage="": None, lambda folder: None)
     assert error.value.hint == "python -m pip install huggingface_hub"
 
 
