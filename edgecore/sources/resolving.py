@@ -45,7 +45,7 @@ def fetched(path: Path, origin: dict[str, Any], digests: dict[Path, str]) -> Fet
 
 
 Look = Callable[[Path], None]
-"""Called with a folder that is whole but for its weights, before those are fetched; what it raises ends the fetching."""
+"""Called with a folder that is whole but for its weights, before those are fetched; what it raises ends it all."""
 Fetch = Callable[[str, Progress, Look], Fetched]
 """(what follows the scheme, progress, look) -> what was fetched."""
 
