@@ -50,7 +50,7 @@ def tokenizer_from_sentencepiece(folder: Path, config: Mapping[str, Any], vocab_
     ids = {token: i for i, token in enumerate(tokens)}
     if len(ids) != len(tokens):
         twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
-        raise CorruptModel(f"{file}: token {short(twice)}: stands twice")
+        raise CorruptModel(f"{file}: field 'pieces': {short(twice)} stands twice")
     special = special_ids(folder, config, ids.get, vocab_size)
     for role, i in _own(settings).items():
         if 0 <= i < len(pieces):

@@ -125,3 +125,51 @@ def test_phi_3_from_tokenizer_model_is_phi_3_from_tokenizer_json(tmp_path: Path)
         original.encode_special_tokens = not parse
         for text in lines(PHI3):
             assert tokenizer.encode(text, True, parse) == original.encode(text).ids, text
+
+
+@pytest.mark.parametrize("source", ["folder", "gguf"])
+@pytest.mark.parametrize("kind", [*JSON_KINDS, *SENTENCEPIECE])
+def test_special_tokens_in_text_are_text_unless_asked(kind: str, source: str, tmp_path: Path) -> None:
+    if kind in JSON_KINDS:
+        tokenizer = tokenizer_of(kind, tmp_path)
+    else:
+        (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(kind))
+        tokenizer = tokenizer_from_folder(tmp_path, {}, 3000)
+    if source == "gguf":
+        file = write_vocabulary(tokenizer, tmp_path / "model.gguf")
+        tokenizer = tokenizer_from_gguf(file, read_gguf(file)[0].metadata)
+    pairs = list(zip(tokenizer.tokens, tokenizer.types, strict=True))
+    control = [(i, t) for i, (t, k) in enumerate(pairs) if k in (TokenType.CONTROL, TokenType.UNKNOWN)]
+    assert control
+    for number, token in control:
+        for text in (token, f"a{token}b", f" {token}\n{token}"):
+            plain = tokenizer.encode(text, add_special=False)
+            assert number not in plain or kind == "without-bytes"
+            if kind != "without-bytes":
+                assert tokenizer.decode(plain) == text
+        assert number in tokenizer.encode(f"a{token}b", add_special=False, parse_special=True)
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("flag", ["none", "normalized", "lstrip", "rstrip", "single_word"])
+@pytest.mark.parametrize("kind", ["qwen2", "llama2"])
+def test_added_tokens_keep_their_flags(kind: str, flag: str, special: bool, tmp_path: Path) -> None:
+    """Whatever its flags, a special one is text unless asked, and one that is not special is always found."""
+    spec = json.loads(tokenizer_json(kind))
+    number = 2500
+    flags = {name: name == flag for name in ("normalized", "lstrip", "rstrip", "single_word")}
+    spec["added_tokens"].append({"id": number, "content": "<|odd|>", "special": special, **flags})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    tokenizer = tokenizer_from_folder(tmp_path, {}, 3000)
+    original = Engine.from_str(json.dumps(spec))
+    number = original.token_to_id("<|odd|>")
+    for text in ("<|odd|>", "a <|odd|> b", "a<|odd|>b", "  <|odd|>\n\n<|odd|> ", "é<|odd|>"):
+        for parse in (False, True):
+            ids = tokenizer.encode(text, False, parse)
+            original.encode_special_tokens = not parse
+            assert ids == original.encode(text, add_special_tokens=False).ids
+            if special and not parse:
+                assert number not in ids
+                assert tokenizer.decode(ids) == text
+            elif flag not in ("single_word", "normalized"):
+                assert number in ids
