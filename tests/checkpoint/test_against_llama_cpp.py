@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ from edgecore.contract import ConvertLimits, UnsupportedModel, no_progress
 
 from support.converted import GOLDENS, TOKENIZER_OF, folder_of
 from support.gguf_files import write_gguf
+from support.native_llama import logits_of
 from support.tiny import TEXT, tiny_llama
 
-llama_cpp = pytest.importorskip("llama_cpp")
+pytest.importorskip("llama_cpp")
 converter = pytest.importorskip("edgecore_llamacpp.convert")
 TOKENIZERS = Path(__file__).parents[2] / "plugins" / "edgecore-llamacpp" / "tests" / "converted" / "tokenizers"
 
@@ -36,20 +35,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> Iterator[None]:
-    silence = llama_cpp.llama_log_callback(lambda *_: None)
-    llama_cpp.llama_log_set(silence, ctypes.c_void_p(0))
-    yield
-    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), ctypes.c_void_p(0))
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_llama_cpp_gives_the_same_ids_and_logits(case: str, tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "tiny", **CASES[case])
     with open_checkpoint(folder) as source, open_checkpoint(write_gguf(source, tmp_path / "m.gguf", "F32")) as model:
         text = TEXT[-700:]
-        ids, theirs = _llama_cpp(model.path, text)
+        ids, theirs = logits_of(model.path, text)
         assert ids == source.tokenizer.encode(text) == model.tokenizer.encode(text)
         for checkpoint in (source, model):
             ours = np.concatenate(list(Oracle(checkpoint.decoder, checkpoint.tensors).score(ids)))
@@ -128,44 +119,7 @@ def _edit(folder: Path, **fields: Any) -> None:
 
 
 def _answer(file: Path, ids: list[int], room: int = 512) -> np.ndarray:
-    return _llama_cpp(file, ids, room)[1]
-
-
-def _llama_cpp(file: Path, text: str | list[int], room: int = 512) -> tuple[list[int], np.ndarray]:
-    """Ids of the text and logits of every position, float32 keys and values, no flash attention.
-
-    room: tokens that the context is made for."""
-    c = llama_cpp
-    c.llama_backend_init()
-    model = c.llama_model_load_from_file(str(file).encode(), c.llama_model_default_params())
-    assert model, f"llama.cpp does not load {file}"
-    vocabulary = c.llama_model_get_vocab(model)
-    ids = text if isinstance(text, list) else _tokenized(vocabulary, text)
-    settings = c.llama_context_default_params()
-    settings.n_ctx = settings.n_batch = settings.n_ubatch = room
-    settings.n_threads = settings.n_threads_batch = 1
-    settings.type_k = settings.type_v = settings.flash_attn_type = 0
-    context = c.llama_init_from_model(model, settings)
-    count = len(ids)
-    batch = c.llama_batch_init(count, 0, 1)
-    batch.n_tokens = count
-    for position, token in enumerate(ids):
-        batch.token[position], batch.pos[position] = token, position
-        batch.n_seq_id[position], batch.seq_id[position][0], batch.logits[position] = 1, 0, 1
-    assert c.llama_decode(context, batch) == 0
-    size = c.llama_vocab_n_tokens(vocabulary)
-    logits = np.ctypeslib.as_array(c.llama_get_logits(context), shape=(count * size,)).reshape(count, size).copy()
-    c.llama_batch_free(batch)
-    c.llama_free(context)
-    c.llama_model_free(model)
-    return ids, logits
-
-
-def _tokenized(vocabulary: Any, text: str) -> list[int]:
-    data, room = text.encode(), 2048
-    buffer = (llama_cpp.llama_token * room)()
-    count = llama_cpp.llama_tokenize(vocabulary, data, len(data), buffer, room, True, False)
-    return list(buffer[:count])
+    return logits_of(file, ids, room=room)[1]
 
 
 def _divergence(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
