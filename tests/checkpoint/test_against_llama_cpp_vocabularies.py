@@ -130,10 +130,11 @@ def test_every_pre_tokenizer_splits_as_llama_cpp_does(pre: str, sources: Path, t
     assert tokenizer.pre == SYNONYMS.get(pre, pre)
     texts = lines()
     if tokenizer.pre in ("tekken", "gpt-4o"):
-        # llama.cpp cannot write the original expression, and leaves combining marks out of words; with them, ours is
-        # held to the original in test_against_mistral.py.
-        texts = [text for text in texts if not any(unicodedata.category(c).startswith("M") for c in text)]
-    assert len(texts) >= 1600
+        # llama.cpp cannot write the original expression: it leaves combining marks out of words, and knows capitals of
+        # ASCII only. With both, ours is held to the original in test_against_mistral.py.
+        texts = [t for t in texts if not any(unicodedata.category(c) in ("Mn", "Mc", "Me") for c in t)]
+        texts = [t for t in texts if not any(unicodedata.category(c) in ("Lu", "Lt") and not c.isascii() for c in t)]
+    assert len(texts) >= 1500
     composed = PRE_TOKENIZERS[tokenizer.pre].nfc
     with native_vocabulary(file) as native:
         for text in texts:
