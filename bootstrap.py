@@ -264,7 +264,9 @@ def environments():
     names = plugin_names()
     made = {"core": Environment("core", [n for n in names if n == "reference"], ["test", "lint"], "[hub]")}
     made.update({name: Environment(name, [name], ["plugin-test"]) for name in names})
-    made["e2e"] = Environment("e2e", [n for n in names if n in ("reference", QUICKSTART_PLUGIN)], ["plugin-test", "originals"])
+    made["e2e"] = Environment(
+        "e2e", [n for n in names if n in ("reference", QUICKSTART_PLUGIN)], ["plugin-test", "originals"]
+    )
     return made
 
 
