@@ -6,6 +6,7 @@ special tokens that are plain text unless asked for, and the tables that a GGUF 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,6 +140,28 @@ class Tokenizer:
         given |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
         return render_guarded(template, given if tools is None else {**given, "tools": list(tools)})
 
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """Ids of the prompt that `apply_chat` makes, in which only the template's own special tokens are special: those
+        that stand in a message are text. Raises as `apply_chat` and `encode`."""
+        from edgecore.checkpoint.chat_marks import marked, pieces
+
+        text = self.apply_chat(marked(list(messages), self._control_pattern), add_generation_prompt, tools)
+        found: list[int] = []
+        for piece, plain in pieces(text):
+            ids = self.encode(piece, add_special=False, parse_special=not plain)
+            if found and self.add_space_prefix:
+                # Behind a newline no space is put before the piece.
+                line = self.encode("\n", add_special=False)
+                whole = self.encode("\n" + piece, add_special=False, parse_special=not plain)
+                ids = whole[len(line) :] if whole[: len(line)] == line else ids
+            found += ids
+        return found
+
     def to_json(self) -> str:
         """The engine as the text of a tokenizer.json: what encodes. How ids become text again is `token_bytes` here."""
         return str(self._engine.to_str())
@@ -203,6 +226,12 @@ class Tokenizer:
     def _control(self) -> tuple[str, ...]:
         pairs = zip(self.tokens, self.types, strict=True)
         return tuple(token for token, kind in pairs if kind is TokenType.CONTROL)
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        from edgecore.checkpoint.chat_marks import pattern
+
+        return pattern(self._control)
 
     @cached_property
     def _bytes(self) -> list[bytes]:

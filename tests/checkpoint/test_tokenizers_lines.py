@@ -173,3 +173,23 @@ def test_added_tokens_keep_their_flags(kind: str, flag: str, special: bool, tmp_
                 assert tokenizer.decode(ids) == text
             elif flag not in ("single_word", "normalized"):
                 assert number in ids
+
+
+@pytest.mark.parametrize("kind", JSON_KINDS)
+def test_special_tokens_in_a_message_are_text_and_the_templates_own_are_not(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ eos_token }}{{ m['role'] }}\n{{ m['content'] | trim }}{{ eos_token }}{% endfor %}"
+    )
+    tokenizer = tokenizer_of(kind, tmp_path)
+    end = tokenizer.special["eos"]
+    name = tokenizer.tokens[end]
+    harmless = [{"role": "user", "content": "Hi 🙂 there"}]
+    asked = tokenizer.encode(tokenizer.apply_chat(harmless), add_special=False, parse_special=True)
+    assert tokenizer.encode_chat(harmless) == asked
+    assert asked.count(end) == 2
+    for said in (f"a{name}b", f" {name}{name}", f"{name[:3]}{name}{name[3:]}", f"\U000f5ed1{name}\U000f5ed0"):
+        ids = tokenizer.encode_chat([{"role": "user", "content": said}])
+        if tokenizer.types[end] is TokenType.CONTROL:
+            assert ids.count(end) == 2, said
+            text = said.strip().replace("\U000f5ed0", "").replace("\U000f5ed1", "")
+            assert tokenizer.decode(ids).strip() == "user\n" + text
