@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecore.checkpoint import ternary_out
 from edgecore.checkpoint.decoder import Decoder
-from edgecore.checkpoint.families import Family, known
+from edgecore.checkpoint.families import Family, family_of, known
 from edgecore.checkpoint.safetensors_out import Entry, plain, write_safetensors
 from edgecore.checkpoint.tensors import Tensor
 from edgecore.checkpoint.tokenizer_out import has_tokenizer, special_ids, write_tokenizer
@@ -73,7 +73,7 @@ def folder_config(model: Checkpoint, precision: str = "f32") -> dict[str, Any]:
 
 def decoder_config(decoder: Decoder) -> dict[str, Any]:
     """The part that the decoder alone decides. Raises `UnsupportedModel` for what it cannot say."""
-    to_config = _family(decoder).to_config
+    to_config = family_of(decoder).to_config
     if to_config is None:
         raise UnsupportedModel(
             f"family {decoder.family!r} as a Hugging Face folder",
@@ -84,7 +84,7 @@ def decoder_config(decoder: Decoder) -> dict[str, Any]:
 
 def folder_weights(model: Checkpoint, precision: str = "f32", vectors: str = "f32") -> list[Entry]:
     """The tensors as the family's folders name and keep them: fused where they are, norms as they are stored."""
-    family = _family(model.decoder)
+    family = family_of(model.decoder)
     of_fused = _fused_names(model.tensors, family)
     entries: list[Entry] = []
     for name, tensor in model.tensors.items():
@@ -110,13 +110,6 @@ def _fused_names(tensors: Mapping[str, Tensor], family: Family) -> dict[str, tup
                 names = [f"{at}{p}{kind}" for p in parts]
                 found |= dict.fromkeys(names, (f"{at}{whole}{kind}", names))
     return found
-
-
-def _family(decoder: Decoder) -> Family:
-    family = next((f for f in known() if f.name == decoder.family), None)
-    if family is None:
-        raise UnsupportedModel(f"family {decoder.family!r}", supported=", ".join(f.name for f in known()))
-    return family
 
 
 def _notes(model: Checkpoint) -> list[str]:

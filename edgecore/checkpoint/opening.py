@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -198,6 +199,12 @@ def _open_gguf(file: Path) -> Checkpoint:
 
     header, mapped = read_gguf(file)
     metadata = Fields(file, header.metadata)
+    if (parts := metadata.integer("split.count", 0, least=0)) > 1:
+        raise UnsupportedModel(
+            f"{file}: field 'split.count': one file of {parts}",
+            supported="GGUF in one file",
+            hint=f"llama-gguf-split --merge {shlex.quote(str(file))} merged.gguf",
+        )
     architecture = metadata.text("general.architecture")
     try:
         family = next((f for f in known() if architecture in f.gguf_architectures), None)

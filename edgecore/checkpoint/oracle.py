@@ -19,7 +19,7 @@ from edgecore.contract.sessions import Logits, TextContext
 
 Floats = NDArray[np.float32]
 _BLOCK = 128
-"""Positions computed at once: bounds attention scores and MLP activations whatever the length."""
+"""Positions computed at once: bounds MLP activations, and attention scores to (heads, 128, length of the text)."""
 
 
 class Oracle:
@@ -35,11 +35,6 @@ class Oracle:
         for name in tensors:
             if name.startswith("model.layers."):
                 self._names[int(name.split(".")[2])].append(name)
-
-    @property
-    def resident_bytes(self) -> int:
-        """Memory that `resident` would take."""
-        return 4 * sum(tensor.elements for tensor in self._tensors.values())
 
     def context(self, length: int | None = None) -> OracleContext:
         """An empty sequence of at most `length` tokens, by default what the model was trained for."""

@@ -86,8 +86,8 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     "glm4": PreTokenizer((_LLAMA3,), ignore_merges=True),
     "qwen2": PreTokenizer((_QWEN2,), nfc=True),
     "qwen35": PreTokenizer((_QWEN35,)),  # decomposed text stays so in the vectors of llama.cpp's authors
-    "stablelm2": PreTokenizer((_QWEN2,)),
     "deepseek-r1-qwen": PreTokenizer((_QWEN2,)),
+    "stablelm2": PreTokenizer((_QWEN2,)),
     "deepseek-llm": PreTokenizer(
         ("[\r\n]", rf"\s?[{_LATIN}]+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", _HAN, r"\p{N}+")
     ),
@@ -104,13 +104,14 @@ SYNONYMS = {
 }  # fmt: skip
 
 
-def name_of(pre_tokenizer: Any, ignore_merges: bool) -> str:
-    """llama.cpp's name for the `pre_tokenizer` object of a tokenizer.json, empty where it has none."""
-    rules = _rules(pre_tokenizer)
-    for name, known in PRE_TOKENIZERS.items():
-        if rules == known.rules and ignore_merges == known.ignore_merges:
-            return name
-    return next((name for name, known in PRE_TOKENIZERS.items() if rules == known.rules), "")
+def name_of(pre_tokenizer: Any, ignore_merges: bool, normalizer: Any = None) -> str:
+    """llama.cpp's name for the `pre_tokenizer` and `normalizer` objects of a tokenizer.json, empty where it has none.
+
+    Rules decide; of names that share them the one that also agrees in merging and in composing characters (NFC)."""
+    rules, nfc = _rules(pre_tokenizer), isinstance(normalizer, Mapping) and normalizer.get("type") == "NFC"
+    alike = [(name, known) for name, known in PRE_TOKENIZERS.items() if rules == known.rules]
+    agreeing = [(known.ignore_merges == ignore_merges) * 2 + (known.nfc == nfc) for _, known in alike]
+    return alike[agreeing.index(max(agreeing))][0] if alike else ""
 
 
 def _rules(spec: Any) -> tuple[str, ...] | None:

@@ -35,7 +35,8 @@ INDEX = "model.safetensors.index.json"
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], list[mmap.mmap]]:
     """Every tensor of a folder by its own name, and the mappings they lie in."""
-    if (folder / INDEX).is_file():
+    # As transformers looks: an index may be left over beside a file that holds all.
+    if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
         return _read_sharded(folder)
     if (folder / SINGLE).is_file():
         tensors, mapped = read_file(folder / SINGLE, folder)

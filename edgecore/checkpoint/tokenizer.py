@@ -148,7 +148,7 @@ class Tokenizer:
     ) -> list[int]:
         """Ids of the prompt that `apply_chat` makes, in which only the template's own special tokens are special: those
         that stand in a message are text. Raises as `apply_chat` and `encode`."""
-        from edgecore.checkpoint.chat_marks import marked, pieces
+        from edgecore.contract.chat_marks import marked, pieces
 
         text = self.apply_chat(marked(list(messages), self._control_pattern), add_generation_prompt, tools)
         found: list[int] = []
@@ -225,11 +225,11 @@ class Tokenizer:
     @cached_property
     def _control(self) -> tuple[str, ...]:
         pairs = zip(self.tokens, self.types, strict=True)
-        return tuple(token for token, kind in pairs if kind is TokenType.CONTROL)
+        return tuple(token for token, kind in pairs if kind in (TokenType.CONTROL, TokenType.UNKNOWN))
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:
-        from edgecore.checkpoint.chat_marks import pattern
+        from edgecore.contract.chat_marks import pattern
 
         return pattern(self._control)
 
@@ -267,7 +267,7 @@ END_TEXTS = frozenset({
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>",
     "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "</s>", "<eos>", "<end_of_utterance>",
     "<｜end▁of▁sentence｜>", "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>",
-    "<REPO>", "<reponame>", "<|file_sep|>",
+    "<REPO>", "<reponame>", "<|file_sep|>", "<|calls|>", "<|flush|>", "<turn|>", "<|tool_response>", "[e~[",
 })  # fmt: skip
 """Tokens that end a generation by their text alone, as llama.cpp has it: models often declare only one of theirs."""
 

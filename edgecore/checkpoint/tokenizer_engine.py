@@ -14,6 +14,8 @@ from edgecore.checkpoint.pretokenizers import PRE_TOKENIZERS
 from edgecore.checkpoint.tokenizer import TokenType, Vocabulary, guarded
 from edgecore.contract.errors import EdgecoreError
 
+MOST_MERGES = 2_000_000
+"""Pairs that a scored vocabulary may mean; Gemma's 262,144 tokens, the most of the known ones, mean 580,000."""
 MOST_CUTS = 128
 """Places where a token is tried as the sum of two others; the longest tokens known are runs of 128 spaces."""
 NEVER_MADE = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE, TokenType.UNUSED)
@@ -89,12 +91,15 @@ def _scored_merges(vocabulary: Vocabulary) -> tuple[dict[str, int], list[tuple[s
         if kind not in NEVER_MADE
     }  # fmt: skip
     scores = vocabulary.scores
+    budget = min(MOST_MERGES, 16 * len(ids) + 4096)
     found = []
     id_of = usable.get
     for token, i in usable.items():
         for cut in range(1, min(len(token), MOST_CUTS) if len(token) <= 4 * MOST_CUTS else 0):
             if (left := id_of(token[:cut])) is not None and (right := id_of(token[cut:])) is not None:
                 found.append((-scores[i], i, left, right))
+        if len(found) > budget:
+            raise ValueError(f"they are sums of each other in more than {budget} ways")
     found.sort()
     names = vocabulary.tokens
     return ids, [(names[left], names[right]) for _, _, left, right in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ _ROLES = {
     "padding": "padding_token_id", "mask": "mask_token_id",
 }  # fmt: skip
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _PHI3_PLAIN = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 """Of Phi-3's special tokens these leave the white space behind them alone; a GGUF file cannot say so."""
 
@@ -42,11 +44,14 @@ def tokenizer_from_gguf(file: Path, metadata: Mapping[str, Any], vocab_size: int
         types += (TokenType.UNUSED,) * len(room)
         scores += (-1e6,) * len(room) if scored else ()
         _refuse_twice(fields, tokens)
-    special = {role: fields.integer(key, least=0) for role, key in _ROLES.items() if fields.has(key)}
+    # Ids outside the vocabulary stand for none: llama2.c's converter writes 2^32 - 1 so.
+    special = {role: _id(fields, key) for role, key in _ROLES.items() if fields.has(key)}
     special = {role: token for role, token in special.items() if token < len(tokens)}
     if scored:
         special = {r: i for r, i in {"unknown": 0, "bos": 1, "eos": 2}.items() if i < len(tokens)} | special
-    declared = {fields.integer(key, least=0) for key in _ENDS if fields.has(key)} | {special.get("eos", -1)}
+    if scored and not fields.has("token_type"):
+        types = _types_by_text(tokens, special)
+    declared = {_id(fields, key) for key in _ENDS if fields.has(key)} | {special.get("eos", -1)}
     vocabulary = Vocabulary(
         model=model,
         pre=pre,
@@ -92,6 +97,18 @@ def _types(fields: Fields, count: int) -> tuple[TokenType, ...]:
         return (TokenType.NORMAL,) * count
     known = {int(t): t for t in TokenType}
     return tuple(known.get(number, TokenType.UNUSED) for number in _array(fields, "token_type", (int,), count))
+
+
+def _types_by_text(tokens: Sequence[str], special: Mapping[str, int]) -> tuple[TokenType, ...]:
+    """What llama.cpp takes tokens for where the file does not say: bytes by their text, special ones by their role."""
+    types = [TokenType.BYTE if _BYTE.fullmatch(token) else TokenType.NORMAL for token in tokens]
+    for role, token in special.items():
+        types[token] = TokenType.UNKNOWN if role == "unknown" else TokenType.CONTROL
+    return tuple(types)
+
+
+def _id(fields: Fields, key: str) -> int:
+    return fields.integer(key, least=0, most=(1 << 32) - 1)
 
 
 def _array(fields: Fields, key: str, kind: tuple[type, ...], count: int | None) -> Sequence[Any]:

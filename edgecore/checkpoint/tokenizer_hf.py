@@ -54,7 +54,7 @@ def tokenizer_from_folder(folder: Path, config: Mapping[str, Any], vocab_size: i
     return Tokenizer(
         Vocabulary(
             model="llama" if spm else "gpt2",
-            pre="default" if spm else name_of(spec.values.get("pre_tokenizer"), model.flag("ignore_merges", False)),
+            pre="default" if spm else _pre(spec, model),
             tokens=tokens,
             types=types,
             merges=() if spm else merges,
@@ -68,6 +68,11 @@ def tokenizer_from_folder(folder: Path, config: Mapping[str, Any], vocab_size: i
         ),
         engine,
     )
+
+
+def _pre(spec: Fields, model: Fields) -> str:
+    values = spec.values
+    return name_of(values.get("pre_tokenizer"), model.flag("ignore_merges", False), values.get("normalizer"))
 
 
 def _checked(spec: Fields, model: Fields, vocab_size: int) -> bool:

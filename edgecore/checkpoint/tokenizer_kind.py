@@ -13,7 +13,7 @@ from typing import Any
 from edgecore.checkpoint.fields import Fields, short
 from edgecore.checkpoint.mapping import read_bytes
 from edgecore.checkpoint.pretokenizers import PRE_TOKENIZERS, SYNONYMS
-from edgecore.contract.errors import CorruptModel, ModelNotFound, UnsupportedModel
+from edgecore.contract.errors import ModelNotFound, UnsupportedModel
 
 LARGEST = 200_000_000
 """Bytes of a tokenizer.json; the largest known have 33 million."""
@@ -59,7 +59,7 @@ def gguf_kind(file: Path, metadata: Mapping[str, Any]) -> tuple[str, str]:
     pre = fields.text("pre", "default")
     pre = SYNONYMS.get(pre, pre)
     if model == "gpt2" and pre not in PRE_TOKENIZERS:
-        said = "is missing: the file is older than the field" if pre == "default" else short(pre)
+        said = short(pre) if fields.has("pre") else "is missing: the file is older than the field"
         raise UnsupportedModel(
             f"{file}: field 'tokenizer.ggml.pre': {said}", supported=", ".join(sorted({*PRE_TOKENIZERS, *SYNONYMS}))
         )
@@ -87,6 +87,3 @@ def tokenizer_file(folder: Path) -> Path:
         if (folder / name).is_file():
             raise UnsupportedModel(f"{folder / name}: is the only tokenizer in the folder", supported=", ".join(FILES))
     raise ModelNotFound(f"{folder}: has no {' and no '.join(FILES)}", supported=", ".join(FILES))
-
-
-__all__ = ["CorruptModel", "check_tokenizer", "check_tokenizer_json", "gguf_kind", "other_kind", "tokenizer_file"]

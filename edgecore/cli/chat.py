@@ -29,8 +29,7 @@ def command(model: str, system: str | None, **how: Any) -> None:
             note("An empty line or Ctrl-D ends the chat; Ctrl-C ends an answer.")
         while turn := _ask():
             messages.append({"role": "user", "content": turn})
-            prompt = session.tokenize(session.apply_chat(messages), add_special=False, parse_special=True)
-            answer = stream(session, prompt, how, show=True, chat=True)
+            answer = stream(session, session.encode_chat(messages), how, show=True, chat=True)
             messages.append({"role": "assistant", "content": answer["text"]})
 
 

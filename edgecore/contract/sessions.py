@@ -114,11 +114,20 @@ class TextSession(ABC):
 
     @abstractmethod
     def apply_chat(self, messages: Sequence[Message]) -> str:
-        """The prompt that the model's own chat template makes, ready for
-        `tokenize(..., add_special=False, parse_special=True)`.
+        """The prompt that the model's own chat template makes, to look at; `encode_chat` gives its ids.
 
         Raises `CannotDo` where the model has no template.
         """
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the prompt that `apply_chat` makes, in which the template's own special tokens are special and
+        those that stand in a message are text.
+
+        Raises as `apply_chat`; `BadRequest` where a message spells special tokens and the template takes it apart.
+        """
+        from edgecore.contract.chat_marks import encode_chat
+
+        return encode_chat(self, messages)
 
     @abstractmethod
     def context(self) -> TextContext:

@@ -29,7 +29,8 @@ def inspect(given: str | Path, *, offline: bool = False, on_progress: Progress =
         facts = _onnx(target.source.path)
     else:
         facts = {"kind": "native", "path": str(target.native_path)}
-    return {**facts, "backends": [] if target.artifact else _backends(target, str(facts.get("supported", "yes")))}
+    said, family = str(facts.get("supported", "yes")), str(facts.get("family", ""))
+    return {**facts, "backends": [] if target.artifact else _backends(target, said, family)}
 
 
 def _text(target: Target) -> dict[str, Any]:
@@ -92,8 +93,9 @@ def _onnx(path: Path) -> dict[str, Any]:
     return {"kind": "onnx", "path": str(path), "bytes": path.stat().st_size, "supported": "yes"}
 
 
-def _backends(target: Target, said: str) -> list[dict[str, str]]:
-    """`said` is "yes" for a family of the neutral model, else the refusal with the exporter that takes the model."""
+def _backends(target: Target, said: str, family: str) -> list[dict[str, str]]:
+    """`said` is "yes" for a family of the neutral model, else the refusal with the exporter that takes the model. A
+    backend that takes the source and does not claim its family may refuse it when it looks closer."""
     supported = said == "yes"
     rows = []
     for entry in registry.usable():
@@ -109,7 +111,9 @@ def _backends(target: Target, said: str) -> list[dict[str, str]]:
         elif native and not manifest.reference:
             rows.append({"name": entry.name, "takes": "perhaps", "how": f"as it is ({native.format})"})
         elif kind in manifest.sources and supported:
-            rows.append({"name": entry.name, "takes": "yes", "how": "edgecore build"})
+            claimed = not family or any(claim.family == family for claim in manifest.claims)
+            how = "edgecore build" if claimed else f"edgecore build; it does not claim family {family!r}"
+            rows.append({"name": entry.name, "takes": "yes" if claimed else "perhaps", "how": how})
         elif kind == "huggingface" and manifest.exporter and _perhaps(command, said):
             rows.append({"name": entry.name, "takes": "perhaps", "how": command})
         elif kind in manifest.sources:

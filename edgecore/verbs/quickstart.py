@@ -119,8 +119,7 @@ def _ask(artifact: Artifact, question: str, progress: Progress, show: Show | Non
         show.asked(artifact.precision)
     text = ""
     with text_session(prepare(artifact.path, Making(), on_progress=progress)) as session:
-        prompt = session.apply_chat([{"role": "user", "content": question}])
-        tokens = session.tokenize(prompt, add_special=False, parse_special=True)
+        tokens = session.encode_chat([{"role": "user", "content": question}])
         for piece in session.generate(tokens, max_tokens=ANSWER_TOKENS, sampling=GREEDY):
             text += piece.text
             if show:

@@ -16,6 +16,7 @@ _TEXT: dict[str, Callable[..., Any]] = {
     "token_bytes": lambda s, token: s.token_bytes(token),
     "detokenize": lambda s, tokens: s.detokenize(tokens),
     "apply_chat": lambda s, messages: s.apply_chat(messages),
+    "encode_chat": lambda s, messages: s.encode_chat(messages),
     "score": lambda s, tokens: s.score(tokens),
     "generate": lambda s, tokens, **k: s.generate(tokens, **k),
     "close": lambda s: s.close(),

@@ -203,6 +203,9 @@ class RemoteTextSession(TextSession):
     def apply_chat(self, messages: Sequence[Message]) -> str:
         return str(self._remote("apply_chat", [dict(message) for message in messages]))
 
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        return list(self._remote("encode_chat", [dict(message) for message in messages]))
+
     def context(self) -> TextContext:
         return self._context
 

@@ -342,3 +342,42 @@ def test_a_folder_with_another_tokenizers_files_says_which_are_read(tmp_path: Pa
     (tmp_path / "tekken.json").write_text("{}")
     with pytest.raises(UnsupportedModel, match=r"tekken\.json"):
         read(tmp_path)
+
+
+def test_tokens_that_are_sums_of_each_other_in_millions_of_ways_are_refused_in_bounded_memory(
+    vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    """Every split of `a` and `b` in a row is a pair: 66,000 tokens mean four million, and took four gigabytes."""
+    tokens = (*vocabulary.tokens[:259], *("a" * i + "b" * j for i in range(150) for j in range(150) if i + j > 1))
+    types = (*vocabulary.types[:259], *[TokenType.NORMAL] * (len(tokens) - 259))
+    summing = replace(vocabulary, tokens=tokens, types=types, scores=tuple(-float(n) for n in range(len(tokens))))
+    began = time.monotonic()
+    with pytest.raises(CorruptModel, match="sums of each other"):
+        gguf_of(summing, tmp_path)
+    assert time.monotonic() - began < 20
+
+
+def test_a_gguf_file_without_token_types_is_read_as_llama_cpp_reads_it(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    file = write_vocabulary(Tokenizer(vocabulary, None), tmp_path / "model.gguf")
+    metadata = dict(read_gguf(file)[0].metadata)
+    typed = tokenizer_from_gguf(file, metadata)
+    del metadata["tokenizer.ggml.token_type"]
+    guessed = tokenizer_from_gguf(file, metadata)
+    text = "a\nb 你\x01</s>"
+    assert guessed.encode(text) == typed.encode(text)
+    assert guessed.encode(text, parse_special=True) == typed.encode(text, parse_special=True)
+
+
+def test_a_special_id_that_stands_for_none_is_none(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    """llama2.c's converter writes 2^32 - 1."""
+    tokenizer = gguf_of(replace(vocabulary, special={**vocabulary.special, "padding": 2**32 - 1}), tmp_path)
+    assert "padding" not in tokenizer.special
+    assert tokenizer.bos_id == 1
+
+
+def test_of_pre_tokenizers_with_the_same_rules_the_one_that_treats_characters_alike_is_named() -> None:
+    from edgecore.checkpoint.pretokenizers import PRE_TOKENIZERS, name_of
+
+    qwen = json.loads(PRE_TOKENIZERS["qwen2"].build().__getstate__())
+    assert name_of(qwen, False, {"type": "NFC"}) == "qwen2"
+    assert name_of(qwen, False, None) == "deepseek-r1-qwen"

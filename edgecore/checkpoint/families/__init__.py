@@ -49,6 +49,11 @@ class Family:
     """Ends of tensor names that say nothing that the description does not."""
 
 
+def family_of(decoder: Decoder) -> Family:
+    """The decoder's family. Raises `KeyError` for a name that none has."""
+    return {family.name: family for family in known()}[decoder.family]
+
+
 def known() -> tuple[Family, ...]:
     """All families, in the order of `FAMILIES`."""
     return tuple(import_module(f"{__name__}.{module}").FAMILY for module in FAMILIES)

@@ -35,7 +35,7 @@ FINISHED = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantiza
 
 
 def _from_config(config: Fields) -> Decoder:
-    sizes = config_sizes(config)
+    sizes = config_sizes(config, kv_heads=5)
     bias = config.flag("attention_bias", False)
     return Decoder(
         family="bitnet",

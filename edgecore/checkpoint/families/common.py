@@ -13,6 +13,7 @@ from edgecore.contract.errors import UnsupportedModel
 
 MOST_LAYERS = 4096
 MOST_HEADS = 65536
+LAYER_TYPES = ("full_attention", "sliding_attention")
 SILU = {"silu": Activation.SILU, "swish": Activation.SILU}
 
 GGUF_NAMES = {
@@ -31,14 +32,16 @@ GGUF_NAMES = {
 }
 
 
-def config_sizes(config: Fields, head_dim: int | None = None) -> dict[str, Any]:
+def config_sizes(config: Fields, head_dim: int | None = None, kv_heads: int | None = None) -> dict[str, Any]:
     """The sizes of a `Decoder` from a Hugging Face config in the style that nearly all share.
 
-    head_dim: the family's own, for a config that does not say; without it hidden_size / heads.
+    head_dim: transformers' own for the family, for a config that does not say; without it hidden_size / heads.
+    kv_heads: the same for a config that does not mention them; one that says null means as many as heads.
     """
     hidden = config.integer("hidden_size")
     heads = config.integer("num_attention_heads", most=MOST_HEADS)
-    kv_heads = config.integer("num_key_value_heads", heads, most=MOST_HEADS)
+    said = "num_key_value_heads" in config.values
+    kv_heads = config.integer("num_key_value_heads", heads if said or not kv_heads else kv_heads, most=MOST_HEADS)
     if heads % kv_heads:
         raise config.wrong("num_key_value_heads", f"{kv_heads} does not divide the {heads} heads")
     if not config.has("head_dim") and head_dim is None and hidden % heads:
@@ -66,10 +69,12 @@ def config_activation(config: Fields, supported: Mapping[str, Activation], key: 
     return supported[name]
 
 
-def config_rope(config: Fields, head_dim: int, layer_type: str = "full_attention", theta: float = 10000.0) -> Rope:
+def config_rope(
+    config: Fields, head_dim: int, layer_type: str = "full_attention", theta: float = 10000.0, original: int = 0
+) -> Rope:
     """`rope_theta` with `rope_scaling`, or the newer `rope_parameters` that holds both, perhaps by layer type.
 
-    theta: where the config gives none.
+    theta, original: base and, for longrope, context before stretching, where the config gives none.
     """
     key = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
     scaling = config.section(key) or Fields(config.file, {})
@@ -94,18 +99,18 @@ def config_rope(config: Fields, head_dim: int, layer_type: str = "full_attention
                 scaling.integer("original_max_position_embeddings", config.integer("max_position_embeddings")),
             )  # fmt: skip
         case "longrope" | "su":
-            return _longrope(config, scaling, theta, dim)
+            return _longrope(config, scaling, theta, dim, original)
     raise UnsupportedModel(
         f"{config.file}: field {key!r}: rope type {kind!r}", supported="default, linear, llama3, longrope"
     )
 
 
-def _longrope(config: Fields, scaling: Fields, theta: float, dim: int) -> Rope:
+def _longrope(config: Fields, scaling: Fields, theta: float, dim: int, original: int) -> Rope:
     """Phi's: the original context stands beside the scaling, and the factor follows from both contexts (transformers,
     `_compute_longrope_parameters`)."""
     key = "original_max_position_embeddings"
     whole = config.integer("max_position_embeddings")
-    original = (config if config.has(key) else scaling).integer(key, whole, least=2)
+    original = (config if config.has(key) else scaling).integer(key, original or whole, least=2)
     factor = scaling.number("factor", whole / original)
     attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return Rope(
@@ -124,15 +129,32 @@ def config_windows(config: Fields, layers: int) -> dict[str, Any]:
     if not config.flag("use_sliding_window", False):
         return {}
     first = config.integer("max_window_layers", 28, least=0)
-    kinds = config.texts("layer_types", layers) if config.has("layer_types") else None
-    windowed = tuple(k == "sliding_attention" for k in kinds) if kinds else tuple(i >= first for i in range(layers))
-    return {"window": config.integer("sliding_window", 4096), "windowed": windowed} if any(windowed) else {}
+    windowed = config_layer_types(config, layers) or tuple(i >= first for i in range(layers))
+    window = config_window(config)
+    return {"window": window, "windowed": windowed} if window and any(windowed) else {}
+
+
+def config_window(config: Fields) -> int:
+    """`sliding_window`: transformers' 4096 where a config does not mention it, none where it says null."""
+    return config.integer("sliding_window", 0 if "sliding_window" in config.values else 4096, least=0)
+
+
+def config_layer_types(config: Fields, layers: int) -> tuple[bool, ...]:
+    """Which layers have a window by `layer_types`; empty where the config has none. Raises `UnsupportedModel`."""
+    if not config.has("layer_types"):
+        return ()
+    kinds = config.texts("layer_types", layers)
+    if other := next((k for k in kinds if k not in LAYER_TYPES), None):
+        raise UnsupportedModel(f"{config.file}: field 'layer_types': {other[:60]!r}", supported=", ".join(LAYER_TYPES))
+    return tuple(kind == "sliding_attention" for kind in kinds)
 
 
 def gguf_sizes(metadata: Fields, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes of a `Decoder` from GGUF metadata. The vocabulary is what the embedding table holds."""
     hidden = metadata.integer("embedding_length")
-    heads = metadata.integer("attention.head_count", most=MOST_HEADS)
+    heads = _uniform(metadata, "attention.head_count", None)
+    if heads > MOST_HEADS:
+        raise metadata.wrong("attention.head_count", f"{heads} is not within 1 and {MOST_HEADS}")
     kv_heads = _uniform(metadata, "attention.head_count_kv", heads)
     if heads % kv_heads:
         raise metadata.wrong("attention.head_count_kv", f"{kv_heads} does not divide the {heads} heads")
@@ -165,7 +187,9 @@ def gguf_rope(metadata: Fields, tensors: Mapping[str, Any], head_dim: int) -> Ro
     dim = metadata.integer("rope.dimension_count", head_dim)
     if dim % 2 or dim > head_dim:
         raise metadata.wrong("rope.dimension_count", f"{dim} is not an even number up to {head_dim}")
-    kind = metadata.text("rope.scaling.type", "none")
+    # llama.cpp's defaults: the kind is linear, and files of 2023 keep the factor under another name.
+    kind = metadata.text("rope.scaling.type", "linear")
+    factor = _gguf_factor(metadata) if kind == "linear" else 1.0
     if kind not in ("none", "linear", "longrope"):
         raise UnsupportedModel(
             f"{metadata.file}: field {metadata.prefix + 'rope.scaling.type'!r}: {kind!r}",
@@ -184,9 +208,17 @@ def gguf_rope(metadata: Fields, tensors: Mapping[str, Any], head_dim: int) -> Ro
     if kind == "longrope":
         raise metadata.wrong("rope_factors_long.weight", "the tensor is missing")
     if "rope_freqs.weight" in tensors:
-        return Rope(theta, dim, RopeScaling.DIVISORS, divisors=_divisors(metadata, tensors, "rope_freqs.weight", dim))
-    factor = metadata.number("rope.scaling.factor", 1.0)
-    return Rope(theta, dim, RopeScaling.LINEAR if kind == "linear" else RopeScaling.NONE, factor=factor)
+        divisors = tuple(factor * d for d in _divisors(metadata, tensors, "rope_freqs.weight", dim))
+        return Rope(theta, dim, RopeScaling.DIVISORS, divisors=divisors)
+    if factor == 1:
+        return Rope(theta, dim)
+    return Rope(theta, dim, RopeScaling.LINEAR, factor=factor)
+
+
+def _gguf_factor(metadata: Fields) -> float:
+    """What positions are divided by; 0 stands for 1."""
+    key = "rope.scaling.factor" if metadata.has("rope.scaling.factor") else "rope.scale_linear"
+    return metadata.number(key, 1.0, above=-1e-9) or 1.0
 
 
 def _divisors(metadata: Fields, tensors: Mapping[str, Any], name: str, dim: int) -> tuple[float, ...]:

@@ -14,8 +14,10 @@ from edgecore.checkpoint.families import Family
 from edgecore.checkpoint.families.common import (
     GGUF_NAMES,
     config_activation,
+    config_layer_types,
     config_rope,
     config_sizes,
+    config_window,
     gguf_rope,
     gguf_sizes,
 )
@@ -40,7 +42,7 @@ LAYERS_OF_27B = 62
 def _from_config(config: Fields) -> Decoder:
     if config.has("use_bidirectional_attention") and config.flag("use_bidirectional_attention"):
         raise UnsupportedModel(f"{config.file}: field 'use_bidirectional_attention': true", supported="causal models")
-    sizes = config_sizes(config, head_dim=256)
+    sizes = config_sizes(config, head_dim=256, kv_heads=4)
     hidden, head_dim, layers = sizes["hidden_size"], sizes["head_dim"], sizes["layers"]
     local = Fields(config.file, {**config.values, "rope_theta": config.values.get("rope_local_base_freq")})
     if config.has("rope_parameters"):
@@ -67,11 +69,9 @@ def _from_config(config: Fields) -> Decoder:
 
 
 def _windows(config: Fields, layers: int) -> dict[str, Any]:
-    if config.has("layer_types"):
-        windowed = tuple(kind == "sliding_attention" for kind in config.texts("layer_types", layers))
-    else:
-        windowed = _every(config.integer("sliding_window_pattern", PATTERN), layers)
-    return {"window": config.integer("sliding_window", 4096), "windowed": windowed} if any(windowed) else {}
+    pattern = _every(config.integer("sliding_window_pattern", PATTERN), layers)
+    windowed, window = config_layer_types(config, layers) or pattern, config_window(config)
+    return {"window": window, "windowed": windowed} if window and any(windowed) else {}
 
 
 def _every(pattern: int, layers: int) -> tuple[bool, ...]:

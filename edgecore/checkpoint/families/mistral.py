@@ -9,22 +9,20 @@ from typing import Any
 
 from edgecore.checkpoint.decoder import Decoder
 from edgecore.checkpoint.families import Family
-from edgecore.checkpoint.families.common import SILU, config_activation, config_rope, config_sizes
+from edgecore.checkpoint.families.common import SILU, config_activation, config_rope, config_sizes, config_window
 from edgecore.checkpoint.families.llama import FAMILY as LLAMA
 from edgecore.checkpoint.families.written import written_config
 from edgecore.checkpoint.fields import Fields
 
 
 def _from_config(config: Fields) -> Decoder:
-    sizes = config_sizes(config)
-    # A config that does not mention the window means the first release's; one that says null means none.
-    unsaid = 0 if "sliding_window" in config.values else 4096
+    sizes = config_sizes(config, kv_heads=8)
     return Decoder(
         family="mistral",
         rope=config_rope(config, sizes["head_dim"]),
         tied=config.flag("tie_word_embeddings", False),
         activation=config_activation(config, SILU),
-        window=config.integer("sliding_window", unsaid, least=0),
+        window=config_window(config),
         **sizes,
     )
 

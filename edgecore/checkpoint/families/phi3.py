@@ -25,7 +25,7 @@ def _from_config(config: Fields) -> Decoder:
     sizes = config_sizes(config)
     return Decoder(
         family="phi3",
-        rope=config_rope(config, sizes["head_dim"]),
+        rope=config_rope(config, sizes["head_dim"], original=4096),
         tied=config.flag("tie_word_embeddings", False),
         activation=config_activation(config, SILU),
         window=config.integer("sliding_window", 0, least=0),

@@ -22,7 +22,7 @@ from edgecore.checkpoint.fields import Fields
 
 
 def _from_config(config: Fields) -> Decoder:
-    sizes = config_sizes(config)
+    sizes = config_sizes(config, kv_heads=32)
     return Decoder(
         family="qwen2",
         rope=config_rope(config, sizes["head_dim"]),

@@ -22,7 +22,7 @@ from edgecore.checkpoint.fields import Fields
 
 
 def _from_config(config: Fields) -> Decoder:
-    sizes = config_sizes(config, head_dim=128)
+    sizes = config_sizes(config, head_dim=128, kv_heads=32)
     bias = config.flag("attention_bias", False)
     return Decoder(
         family="qwen3",

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 
 from edgecore.checkpoint import Activation, Decoder, RopeScaling
+from edgecore.checkpoint.families.gemma3 import LAYERS_OF_27B
 from edgecore.contract import UnsupportedModel
 
 LLAMAS = ("llama", "mistral")
 SQUARE = ("qwen2", "phi3", "bitnet")
 """Graphs whose heads together must be as wide as the model."""
-LAYERS_OF_27B = 62
-"""llama.cpp knows by it that Gemma 3's scores are scaled by hidden_size / heads."""
 
 
 def check(decoder: Decoder, max_context: int | None = None) -> tuple[str, ...]:
@@ -25,7 +24,7 @@ def check(decoder: Decoder, max_context: int | None = None) -> tuple[str, ...]:
             raise UnsupportedModel(
                 f"llama.cpp does not compute {what} (family {decoder.family!r})",
                 supported=supported,
-                hint="edgecore convert MODEL --to hf, or another backend: edgecore backends",
+                hint="edgecore backends, and --backend with one that claims the family",
             )
     return tuple(_differences(decoder, max_context or decoder.context_length))
 

@@ -9,12 +9,14 @@ from math import prod
 from typing import Any
 
 from edgecore.checkpoint import Checkpoint, Decoder, RopeScaling
+from edgecore.checkpoint.families import family_of
+from edgecore.checkpoint.families.gemma3 import PATTERN
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.mapping import read_text
 from edgecore.contract import CorruptModel
 from edgecore_llamacpp import header
 from edgecore_llamacpp.header import Kind
-from edgecore_llamacpp.parts import Part, family_of
+from edgecore_llamacpp.parts import Part
 from edgecore_llamacpp.tokenizer_metadata import describe_tokenizer
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
@@ -23,8 +25,6 @@ QUANTIZATION_VERSION = 2
 LARGEST_CARD = 1 << 22
 """Bytes of a model card."""
 REWRITTEN = ("general.file_type", "general.quantization_version", "general.alignment", "general.architecture")
-PATTERN = 6
-"""Every sixth layer of Gemma 3 sees everything, where a file does not say which."""
 SAYS_HEAD_LENGTH = ("llama", "mistral", "qwen3", "gemma3")
 """Families whose transformers config has a `head_dim` even where config.json has none: the converter asks that."""
 
@@ -50,7 +50,7 @@ def metadata_of(model: Checkpoint, precision: str, parts: Sequence[Part]) -> hea
 
 def _architecture(model: Checkpoint) -> str:
     declared = model.metadata.get("general.architecture") if model.source_format == "gguf" else None
-    return str(declared or family_of(model).gguf_architectures[0])
+    return str(declared or family_of(model.decoder).gguf_architectures[0])
 
 
 def _keep(metadata: header.Metadata, model: Checkpoint) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecore.checkpoint import Checkpoint, Decoder, RopeScaling, Tensor, half_rotation_order
-from edgecore.checkpoint.families import Family, known
+from edgecore.checkpoint.families import family_of
 from edgecore.checkpoint.mapping import read_text
 from edgecore.checkpoint.safetensors_file import INDEX, LONGEST_INDEX, parse_index
 from edgecore.contract import Fallback, UnsupportedPrecision
@@ -98,13 +98,9 @@ def plan(model: Checkpoint, wanted: Stored) -> list[Part]:
     return [*_rope_parts(model.decoder), *(part for _, part in parts)]
 
 
-def family_of(model: Checkpoint) -> Family:
-    return next(family for family in known() if family.name == model.decoder.family)
-
-
 def _gathered(model: Checkpoint) -> dict[str, tuple[str, tuple[Tensor, ...]]]:
     """By the name in a Hugging Face folder: the GGUF name, and the tensors that make it up."""
-    family = family_of(model)
+    family = family_of(model.decoder)
     names = {canonical: name for name, canonical in family.gguf_names.items()}
     whole = {part: fused for fused, parts in family.fused.items() for part in parts}
     gathered: dict[str, tuple[str, tuple[Tensor, ...]]] = {}
@@ -122,7 +118,7 @@ def _gathered(model: Checkpoint) -> dict[str, tuple[str, tuple[Tensor, ...]]]:
 def _part(decoder: Decoder, name: str, sources: tuple[Tensor, ...], wanted: Stored) -> Part:
     shape = (sum(t.shape[0] for t in sources), *sources[0].shape[1:])
     order = None
-    if family_interleaved(decoder) and (".attn_q." in name or ".attn_k." in name):
+    if family_of(decoder).interleaved and (".attn_q." in name or ".attn_k." in name):
         order = np.argsort(half_rotation_order(1, decoder.head_dim)).astype(np.intp)
     if len(shape) == 1:
         return Part(name, shape, Stored.F32, sources, order=order)
@@ -131,10 +127,6 @@ def _part(decoder: Decoder, name: str, sources: tuple[Tensor, ...], wanted: Stor
     # llama.cpp's converter: what does not divide into blocks becomes F16.
     why = f"rows of {shape[-1]} do not divide into {wanted.name} blocks of {wanted.block}"
     return Part(name, shape, Stored.F16, sources, order=order, fallback=Fallback(name, "F16", why))
-
-
-def family_interleaved(decoder: Decoder) -> bool:
-    return next(family for family in known() if family.name == decoder.family).interleaved
 
 
 def _shards(model: Checkpoint) -> Mapping[str, str]:

@@ -18,6 +18,9 @@ from edgecore.contract import CorruptModel, UnsupportedModel
 from edgecore_llamacpp.header import Kind, Metadata
 from edgecore_llamacpp.special_tokens import special_tokens
 
+CODE_LLAMA_EOT = 32010
+"""The converter knows Code Llama by the size of its vocabulary. Its `gguf` package has no way left to write the tokens
+for filling in, which the converter also names."""
 ADDED_SCORE, UNUSED_SCORE = -1000.0, -10000.0
 _LARGEST = 200_000_000
 
@@ -37,6 +40,8 @@ def _describe(metadata: Metadata, model: Checkpoint) -> None:
     prefix = settings.get("add_prefix_space")
     if family in ("llama", "mistral") and isinstance(prefix, bool):
         metadata.put("tokenizer.ggml.add_space_prefix", prefix)
+    # Llama 3's tokenizer.model is another thing of that name; its tokenizer.json says that it is byte-level.
+    byte_level |= (folder / "tokenizer.json").is_file() and model.tokenizer.model == "gpt2"
     if (folder / "tokenizer.model").is_file() and not byte_level:
         count: int | None = _describe_pieces(metadata, model, settings)
     else:
@@ -45,6 +50,8 @@ def _describe(metadata: Metadata, model: Checkpoint) -> None:
     _describe_chat(metadata, model, settings)
     if family == "gemma3" and count is not None:
         metadata.put("tokenizer.ggml.add_space_prefix", False)
+    if family in ("llama", "mistral") and model.decoder.vocab_size == 32016:
+        metadata.put("tokenizer.ggml.eot_token_id", CODE_LLAMA_EOT)
     if family in ("llama", "mistral") and model.decoder.vocab_size == 49152:
         metadata.put("tokenizer.ggml.add_bos_token", False)  # Granite's and SmolLM's, by the converter's rule
 

@@ -108,13 +108,15 @@ def convert(folder: Path, out: Path, precision: str, tokenizer: str) -> dict[str
 
 
 def make_tokenizers() -> None:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     from edgecore.checkpoint.pretokenizers import PRE_TOKENIZERS
 
     for name, (special, settings) in BPE.items():
         tokenizer = Tokenizer(models.BPE(ignore_merges=name == "bpe-llama3"))
         tokenizer.pre_tokenizer = PRE_TOKENIZERS[PRE[name]].build()
+        if PRE_TOKENIZERS[PRE[name]].nfc:
+            tokenizer.normalizer = normalizers.NFC()
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=284, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -85,6 +85,9 @@ class OracleSession(TextSession):
     def apply_chat(self, messages: Sequence[Message]) -> str:
         return self._open.tokenizer.apply_chat(messages)
 
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        return self._open.tokenizer.encode_chat(messages)
+
     def context(self) -> TextContext:
         _ = self._open
         return self._context
