@@ -117,12 +117,12 @@ def _check_safetensors(path: Path) -> None:
 
 
 def _check_index(path: Path) -> None:
-    """Every shard that the index names is there."""
+    """Every shard that the index names is there; a file that holds all does without."""
     from edgecore.checkpoint.mapping import read_text
-    from edgecore.checkpoint.safetensors_file import INDEX, LONGEST_INDEX, parse_index
+    from edgecore.checkpoint.safetensors_file import INDEX, LONGEST_INDEX, SINGLE, parse_index
 
     index = path / INDEX
-    if not index.is_file():
+    if not index.is_file() or (path / SINGLE).is_file():
         return
     named = set(parse_index(index, read_text(index, LONGEST_INDEX)).values())
     if missing := sorted(name for name in named if not (path / name).is_file()):

@@ -197,6 +197,7 @@ def test_a_link_that_leads_nowhere_is_an_error(target: str, model: Path) -> None
 )
 def test_a_shard_of_an_impossible_name_is_a_typed_error(name: str, model: Path) -> None:
     (model / "sub").mkdir()
+    (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")  # a whole file would do without
     (model / INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
     with pytest.raises(CorruptModel) as caught:
         open_checkpoint(model)

@@ -15,6 +15,7 @@ from edgecore.checkpoint import Decoder, RopeScaling, open_checkpoint
 from edgecore.checkpoint.families import known
 from edgecore.checkpoint.fields import Fields
 from edgecore.contract.errors import CorruptModel, UnsupportedModel
+from edgecore.sources import detect
 
 from support.gguf_files import write_gguf
 from support.tiny import tiny_llama
@@ -172,6 +173,7 @@ def test_an_index_left_over_beside_a_whole_file_is_not_asked(tmp_path: Path) -> 
     folder = tiny_llama(tmp_path / "tiny")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"model.norm.weight": "gone.safetensors"}}')
     open_checkpoint(folder).close()
+    assert detect(folder) == "huggingface"
 
 
 def _with(folder: Path, entries: dict[str, Any]) -> Path:
