@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RUN] = {}
+    config.stash.setdefault(RUN, {})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,12 +11,16 @@ from pathlib import Path
 from edgecore.contract.errors import DeviceUnavailable, EdgecoreError, Timeout, WorkerCrashed
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, row_id
+from edgecore_conformance.header import FILE as HEADER
+from edgecore_conformance.header import reduced, reduced_facts
 from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.rows import Row
 
 RAW = "raw"
+STAMP = "edgecore_conformance"
+"""The fact that ties raw outputs to their row and run: `{"row": ID, "header": SHA256}`. Judgements do not see it."""
 
 
 def run_row(check: Check, cell: Cell, bench: Bench, folder: Path) -> Row:
@@ -28,7 +32,7 @@ def run_row(check: Check, cell: Cell, bench: Bench, folder: Path) -> Row:
     def ended(outcome: Outcome, message: str = "", stage: str = "", **more: object) -> Row:
         proves = dict(check.proves(known.manifest, cell))
         return Row(
-            identity, name, dict(cell), outcome, stage, message, seconds=round(time.monotonic() - begin, 3),
+            identity, name, dict(cell), outcome, stage, reduced(message), seconds=round(time.monotonic() - begin, 3),
             proves=proves, **more,  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -51,7 +55,14 @@ def run_row(check: Check, cell: Cell, bench: Bench, folder: Path) -> Row:
         bench.forget()
         return ended(Outcome.ERROR, f"{type(error).__name__}: {error}", bench.stage)
     stem = folder / RAW / file_name(identity)
-    raw = {f.relative_to(folder).as_posix(): digest(f) for f in seen.save(stem)}
+    stamped = {**reduced_facts(seen.facts), STAMP: stamp(identity, folder)}
+    try:
+        files = Observation(stamped, seen.arrays).save(stem)
+        # Judged as it was kept, because that is what a third person will judge.
+        seen, _ = unstamped(Observation.load(stem))
+    except (OSError, TypeError, ValueError) as error:
+        return ended(Outcome.ERROR, f"what was seen cannot be kept: {type(error).__name__}: {error}", "judge")
+    raw = {f.relative_to(folder).as_posix(): digest(f) for f in files}
     verdict = judged(check, seen, cell, known)
     return ended(
         verdict.outcome,
@@ -70,6 +81,19 @@ def judged(check: Check, seen: Observation, cell: Cell, known: Known) -> Judgeme
     except Exception as error:
         verdict.problems.append(f"the observation cannot be judged: {type(error).__name__}: {error}")
     return verdict
+
+
+def stamp(row: str, folder: Path) -> dict[str, str]:
+    """What ties raw outputs to a row of the run whose header lies in `folder`."""
+    header = folder / HEADER
+    return {"row": row, "header": digest(header) if header.is_file() else ""}
+
+
+def unstamped(seen: Observation) -> tuple[Observation, Mapping[str, str]]:
+    """The observation as a judgement gets it, and its stamp."""
+    facts = dict(seen.facts)
+    kept = facts.pop(STAMP, None)
+    return Observation(facts, seen.arrays), kept if isinstance(kept, dict) else {}
 
 
 def rows_of(check: Check, known: Known) -> list[Mapping[str, str]]:
