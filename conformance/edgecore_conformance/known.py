@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,11 @@ from edgecore.contract.manifest import Manifest
 from edgecore.quality.bounds import Bounds, bounds
 from edgecore_conformance import fixtures
 
+if TYPE_CHECKING:
+    from edgecore_conformance.scripted import Script
+
+SCRIPTED = "scripted"
+"""A Llama that says what a script says, which the seed draws (scripted.py)."""
 TRAINED = "trained"
 """The fixture that has learnt something; every other text fixture is a random checkpoint named by its family."""
 
@@ -39,7 +46,9 @@ class Known:
     _tokenizers: dict[str, Tokenizer] = field(default_factory=dict, repr=False)
 
     def fixture(self, name: str) -> Path:
-        """A Hugging Face folder: `trained`, a family's random checkpoint, or `real` (level full)."""
+        """A Hugging Face folder: `trained`, `scripted`, a family's random checkpoint, or `real` (level full)."""
+        if name == SCRIPTED:
+            return self._scripted
         if name == TRAINED:
             return fixtures.language_model()
         if name == "real":
@@ -77,6 +86,20 @@ class Known:
             with open_checkpoint(self.fixture(fixture)) as model:
                 self._logits[key] = np.concatenate(list(Oracle(model.decoder, model.tensors).score(tokens)))
         return self._logits[key]
+
+    @cached_property
+    def script(self) -> Script:
+        """What the fixture `scripted` says."""
+        from edgecore_conformance.scripted import script
+
+        return script(self.tokenizer(TRAINED), self.draw("script"))
+
+    @cached_property
+    def _scripted(self) -> Path:
+        from edgecore_conformance.scripted import write
+
+        self._folder = tempfile.TemporaryDirectory(prefix="edgecore-conformance-")
+        return write(Path(self._folder.name), fixtures.language_model(), self.tokenizer(TRAINED), self.script)
 
     @cached_property
     def bounds(self) -> Bounds:
