@@ -20,7 +20,7 @@ MUTANTS = (
     _benchmark(
         "reports_from_a_table",
         "nothing is run: the figures stand in a table",
-        "benchmark.clock",
+        "benchmark.clock benchmark.work benchmark.suspension",
         """
 @hookimpl
 def edgecore_benchmark(artifact, device, workload, options, progress):
@@ -35,7 +35,7 @@ def edgecore_benchmark(artifact, device, workload, options, progress):
     _benchmark(
         "table_with_noise",
         "nothing is run: the figures of a table are scattered a little, and slept for",
-        "benchmark.path",
+        "benchmark.work",
         """
 import time
 
@@ -59,7 +59,7 @@ def edgecore_benchmark(artifact, device, workload, options, progress):
     _benchmark(
         "last_layer_skipped",
         "the benchmark runs a model without its last layer",
-        "benchmark.path",
+        "benchmark.tokens",
         """
 from edgecore.checkpoint import oracle
 
@@ -88,7 +88,7 @@ def attention(was, self, block, at, layer, x, cache, start, turns):
     _benchmark(
         "warmup_counted",
         "repetitions of the warm-up are among those that count",
-        "benchmark.complete",
+        "benchmark.samples",
         WHOLE
         + """
     return measured(replace(workload, repetitions=workload.repetitions + workload.warmup, warmup=0))
@@ -106,7 +106,7 @@ def attention(was, self, block, at, layer, x, cache, start, turns):
     _benchmark(
         "slowest_left_out",
         "the slowest repetition is left out",
-        "benchmark.complete",
+        "benchmark.samples",
         WHOLE
         + """
     samples = measured(workload)
@@ -117,7 +117,7 @@ def attention(was, self, block, at, layer, x, cache, start, turns):
     _benchmark(
         "one_repetition_repeated",
         "one repetition is run, and stands for all",
-        "benchmark.clock",
+        "benchmark.samples",
         WHOLE
         + """
     samples = measured(replace(workload, repetitions=1))
@@ -127,7 +127,7 @@ def attention(was, self, block, at, layer, x, cache, start, turns):
     _benchmark(
         "steps_averaged",
         "every step is the mean of all: no raw samples",
-        "benchmark.raw",
+        "benchmark.samples",
         WHOLE
         + """
     samples = measured(workload)
@@ -151,7 +151,7 @@ def attention(was, self, block, at, layer, x, cache, start, turns):
     _benchmark(
         "fewer_tokens",
         "half of the tokens are made, and each duration stands twice",
-        "benchmark.clock benchmark.path",
+        "benchmark.tokens",
         WHOLE
         + """
     samples = measured(replace(workload, decode=(workload.decode + 1) // 2))
@@ -162,7 +162,7 @@ def attention(was, self, block, at, layer, x, cache, start, turns):
     _benchmark(
         "fewer_steps",
         "half of the tokens are made",
-        "benchmark.complete",
+        "benchmark.samples",
         WHOLE
         + """
     return measured(replace(workload, decode=(workload.decode + 1) // 2))
@@ -171,7 +171,7 @@ def attention(was, self, block, at, layer, x, cache, start, turns):
     _benchmark(
         "half_the_prompt",
         "half of the prompt is computed",
-        "benchmark.path",
+        "benchmark.tokens",
         WHOLE
         + """
     return measured(replace(workload, prompt=workload.prompt[: (len(workload.prompt) + 1) // 2]))
@@ -180,7 +180,7 @@ def attention(was, self, block, at, layer, x, cache, start, turns):
     _benchmark(
         "greedy_is_bare",
         "asked for greedy decoding, the benchmark steps through given tokens and chooses none",
-        "benchmark.path",
+        "benchmark.tokens",
         WHOLE
         + """
     return measured(replace(workload, mode="bare"))
@@ -189,7 +189,7 @@ def attention(was, self, block, at, layer, x, cache, start, turns):
     _benchmark(
         "benchmarks_fewer_threads_than_it_says",
         "the benchmark ignores the number of threads that it was asked for, and repeats it in its conditions",
-        "benchmark.threads",
+        "benchmark.work",
         WHOLE
         + """
     samples = measured(replace(workload, threads=None if workload.threads == 1 else 1))
@@ -203,6 +203,55 @@ def attention(was, self, block, at, layer, x, cache, start, turns):
         WHOLE
         + """
     return replace(measured(workload), conditions={})
+""",
+    ),
+    _benchmark(
+        "clock_of_the_processor",
+        "durations are CPU time of the calling thread: waiting does not count",
+        "benchmark.suspension",
+        """
+import time
+
+truthful.perf_counter = time.thread_time
+""",
+    ),
+    _benchmark(
+        "asked_for_less",
+        "never more than 16 tokens are decoded, nor 64 read: durations beyond are repeated with noise",
+        "benchmark.scaling",
+        WHOLE
+        + """
+    small = replace(workload, prompt=workload.prompt[:64], decode=min(workload.decode, 16))
+    samples = measured(small)
+    chance = np.random.default_rng()
+    def longer(r):
+        noise = 16 / workload.decode * chance.uniform(0.99, 1.01, workload.decode)
+        return replace(r, steps=tuple(float(r.steps[i % len(r.steps)] * n) for i, n in enumerate(noise)))
+    if workload.decode > 16:
+        samples = replace(samples, repetitions=tuple(map(longer, samples.repetitions)))
+    return samples
+""",
+    ),
+    _benchmark(
+        "measures_what_fits",
+        "a workload that does not fit into the context is measured as far as it does",
+        "benchmark.refusals",
+        WHOLE
+        + """
+    room = workload.context_length or 512
+    return measured(replace(workload, prompt=workload.prompt[: max(1, room - workload.decode)]))
+""",
+    ),
+    _benchmark(
+        "one_call_of_a_tensor_model",
+        "a tensor model is called once, and the duration stands for all calls",
+        "benchmark.tensor",
+        WHOLE
+        + """
+    if artifact.task != "tensor":
+        return measured(workload)
+    samples = measured(replace(workload, decode=1))
+    return replace(samples, repetitions=tuple(Repetition(0.0, r.steps * workload.decode) for r in samples.repetitions))
 """,
     ),
 )

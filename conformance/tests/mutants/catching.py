@@ -10,7 +10,7 @@ from edgecore.contract.artifacts import Artifact
 from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress
 from edgecore_conformance.bench import Bench
-from edgecore_conformance.check import all_checks
+from edgecore_conformance.check import Cell, all_checks
 from edgecore_conformance.known import Known
 from edgecore_conformance.rows import Row
 from edgecore_conformance.running import rows_of, run_row
@@ -56,7 +56,7 @@ def bench_of(plugin: Path, work: Path, device: str = "cpu", kind: type[Bench] = 
 
 
 def rows_of_mutant(mutant: Mutant, folder: Path, converted: Converted, checks: tuple[str, ...] = ()) -> list[Row]:
-    """The rows of the checks that must catch it, as far as `cells` selects them; or of `checks`."""
+    """For each check that must catch it, or each of `checks`: rows that `cells` selects, until one has caught it."""
     plugin = write_mutant(mutant, folder / "plugin")
     bench = bench_of(plugin, folder / "work", mutant.device, Bench if mutant.makes else SharingBench)
     if isinstance(bench, SharingBench):
@@ -65,12 +65,19 @@ def rows_of_mutant(mutant: Mutant, folder: Path, converted: Converted, checks: t
     try:
         for name in checks or mutant.caught_by:
             check = all_checks()[name]
-            for cell in rows_of(check, bench.known):
-                if all(cell.get(key, value) == value for key, value in mutant.cells.items()):
-                    if mutant.seconds:
-                        check = type(check)()
-                        check.seconds = mutant.seconds  # type: ignore[misc]
+            if mutant.seconds:
+                check = type(check)()
+                check.seconds = mutant.seconds  # type: ignore[misc]
+            for cell in sorted(rows_of(check, bench.known), key=_small_first):
+                if all(cell.get(key) == value for key, value in mutant.cells.items()):
                     rows.append(run_row(check, cell, bench, folder / "bundle"))
+                    if rows[-1].outcome in mutant.outcomes:
+                        break
     finally:
         bench.close()
     return rows
+
+
+def _small_first(cell: Cell) -> int:
+    """The random checkpoints have two layers: most faults show there as well, and sooner."""
+    return ("family" not in cell) + (cell.get("family", "llama") != "llama")

@@ -228,7 +228,7 @@ def edgecore_convert(source, out, format, precision, options, limits, progress):
     _convert(
         "file_not_listed",
         "a file of the artifact is not on its list",
-        "convert.artifact",
+        "convert.opens",
         """
 @instead(folder, "convert")
 def convert(was, *given):
@@ -239,7 +239,7 @@ def convert(was, *given):
     _convert(
         "writes_beside_its_folder",
         "convert writes a log beside the folder that it was given",
-        "convert.artifact",
+        "convert.outside",
         """
 @instead(folder, "convert")
 def convert(was, model, out, *rest):
@@ -250,7 +250,7 @@ def convert(was, model, out, *rest):
     _convert(
         "says_half_and_writes_full",
         "f16 is asked for, 32 bits a weight are written, and 16 are declared",
-        "convert.artifact",
+        "convert.opens",
         """
 @instead(folder, "convert")
 def convert(was, model, out, precision, vectors, limits, progress):
@@ -262,11 +262,51 @@ def convert(was, model, out, precision, vectors, limits, progress):
     _convert(
         "unknown_precision_accepted",
         "a precision that there is not is taken for f16",
-        "quantize.unknown",
+        "convert.refused",
         """
 @instead(folder, "convert")
 def convert(was, model, out, precision, *rest):
     return was(model, out, precision if precision in ("f32", "f16", "bf16") else "f16", *rest)
+""",
+    ),
+    _convert(
+        "longer_context_accepted",
+        "a context longer than the model was trained for is promised",
+        "convert.refused",
+        """
+@instead(folder, "convert")
+def convert(was, model, out, precision, vectors, limits, progress):
+    return was(model, out, precision, vectors, replace(limits, max_context=None), progress)
+""",
+    ),
+    _convert(
+        "order_by_hash",
+        "tensors are written in the order of a set",
+        "convert.deterministic",
+        """
+@instead(folder, "convert")
+def convert(was, model, out, *rest):
+    model.tensors = {name: model.tensors[name] for name in set(model.tensors)}
+    return was(model, out, *rest)
+""",
+    ),
+    _convert(
+        "images_scaled_twice",
+        "a tensor model gets its first weights divided by 255 once more",
+        "convert.tensors",
+        """
+@hookimpl
+def edgecore_convert(source, out, format, precision, options, limits, progress):
+    made = truthful.edgecore_convert(source, out, format, precision, options, limits, progress)
+    if format == "onnx":
+        import onnx
+        from onnx import numpy_helper
+
+        model = onnx.load(out / "model.onnx")
+        first = next(t for t in model.graph.initializer if len(t.dims) > 1)
+        first.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(first) / np.float32(255), first.name))
+        onnx.save(model, out / "model.onnx")
+    return made
 """,
     ),
     _convert(

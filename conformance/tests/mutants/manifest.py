@@ -8,19 +8,19 @@ MUTANTS = (
     Mutant(
         "runtime_imported_at_import",
         "importing the package loads the runtime",
-        ("manifest.import",),
+        ("manifest.imports",),
         package="import numpy\n",
     ),
     Mutant(
         "hooks_imported_at_import",
         "importing the package imports the hooks, and all that they import",
-        ("manifest.import",),
+        ("manifest.imports",),
         package="from edgecore_mutant import hooks\n",
     ),
     Mutant(
         "writes_at_import",
         "importing the package writes a file into the user's home",
-        ("manifest.import",),
+        ("manifest.imports",),
         package="""
             from pathlib import Path
 
@@ -43,7 +43,7 @@ def edgecore_probe():
     Mutant(
         "probe_writes_a_file",
         "the probe leaves a file in the home of edgecore or of the user",
-        ("manifest.probe",),
+        ("manifest.probe_effects",),
         """
 import os
 
@@ -58,7 +58,7 @@ def edgecore_probe():
     Mutant(
         "probe_writes_into_its_package",
         "the probe writes what it found beside the plugin's own code",
-        ("manifest.probe",),
+        ("manifest.probe_effects",),
         """
 @hookimpl
 def edgecore_probe():
@@ -69,7 +69,7 @@ def edgecore_probe():
     Mutant(
         "probe_leaves_a_thread_of_another_process",
         "the probe starts a process, and leaves it running",
-        ("manifest.probe",),
+        ("manifest.probe_effects",),
         """
 import subprocess, sys
 
@@ -161,7 +161,7 @@ def edgecore_quantize(artifact, out, precision, calibration, options, progress):
     Mutant(
         "source_declared_and_refused",
         "GGUF files are declared as sources, and refused",
-        ("convert.formats",),
+        ("convert.opens",),
         """
 @hookimpl
 def edgecore_convert(source, out, format, precision, options, limits, progress):
@@ -174,7 +174,7 @@ def edgecore_convert(source, out, format, precision, options, limits, progress):
     Mutant(
         "precision_declared_and_refused",
         "bf16 is declared, and refused",
-        ("convert.artifact",),
+        ("convert.opens",),
         """
 @hookimpl
 def edgecore_convert(source, out, format, precision, options, limits, progress):
@@ -197,5 +197,40 @@ def edgecore_convert(source, out, format, precision, options, limits, progress):
 """,
         cells={"family": "gemma3"},
         makes=True,
+    ),
+    Mutant(
+        "option_refused",
+        "a value that the manifest declares is refused",
+        ("manifest.options",),
+        """
+@hookimpl
+def edgecore_run(artifact, device, context_length, threads, options):
+    if options["chunk"] > 1024:
+        raise BadRequest("chunk", supported="up to 1024")
+    return truthful.edgecore_run(artifact, device, context_length, threads, options)
+""",
+        cells={"option": "chunk"},
+    ),
+    Mutant(
+        "native_file_refused",
+        "files of a declared format are opened only where this plugin wrote them",
+        ("manifest.formats",),
+        """
+@hookimpl
+def edgecore_run(artifact, device, context_length, threads, options):
+    if artifact.native:
+        raise UnsupportedModel("a file that this backend did not make", supported="its own artifacts")
+    return truthful.edgecore_run(artifact, device, context_length, threads, options)
+""",
+    ),
+    Mutant(
+        "device_taken_for_another",
+        "a device that nobody has is replaced by one that is there",
+        ("manifest.absent",),
+        """
+@hookimpl
+def edgecore_run(artifact, device, context_length, threads, options):
+    return truthful.edgecore_run(artifact, "cpu", context_length, threads, options)
+""",
     ),
 )

@@ -22,7 +22,7 @@ def turns(was, rope, start, count):
     return was(rope, start + (start > 0), count)
 """,
         "",
-        "text.chunks",
+        "text.prefill",
     ),
     _numbers(
         "query_key_permuted",

@@ -16,7 +16,7 @@ MUTANTS = (
     _text(
         "stale_cache_after_long_prompt",
         "what a prompt of more than 200 tokens left in the KV cache is not written over by the next one",
-        "text.history",
+        "text.reset",
         """
 @instead(oracle.KVCache, "put")
 def put(was, self, layer, start, keys, values):
@@ -31,7 +31,7 @@ def put(was, self, layer, start, keys, values):
     _text(
         "cache_lost_when_it_grows",
         "a KV cache that grows begins empty",
-        "text.logits text.context",
+        "text.prefill",
         """
 @instead(oracle.KVCache, "extend")
 def extend(was, self, count):
@@ -46,7 +46,7 @@ def extend(was, self, count):
     _text(
         "chunks_forget_the_past",
         "a second prefill after the first does not see what came before it",
-        "text.chunks",
+        "text.prefill",
         """
 @instead(oracle.OracleContext, "prefill")
 def prefill(was, self, tokens):
@@ -61,11 +61,62 @@ def prefill(was, self, tokens):
     _text(
         "step_on_another_path",
         "decoding runs on rougher kernels than the scoring that quality is judged by",
-        "text.chunks",
+        "text.prefill",
         """
 @instead(oracle.OracleContext, "step")
 def step(was, self, token):
     return np.round(was(self, token))
+""",
+    ),
+    _text(
+        "score_forgets_a_row",
+        "score leaves out the first row of every chunk but the first",
+        "text.score",
+        """
+@instead(OracleSession, "score")
+def score(was, self, tokens):
+    for number, chunk in enumerate(was(self, tokens)):
+        yield chunk[number > 0 :]
+""",
+    ),
+    _text(
+        "score_goes_on_from_the_context",
+        "score does not empty the context first: rows are those of a longer text",
+        "text.score",
+        """
+@instead(OracleSession, "score")
+def score(was, self, tokens):
+    before = list(self._context.tokens)[: self._length - len(tokens)]
+    for chunk in self._oracle.score([*before, *tokens], 1):
+        if not before:
+            yield chunk
+        before = before[1:]
+""",
+    ),
+    _text(
+        "remembered_by_length",
+        "logits are remembered by a prompt's length and its last token",
+        "text.fresh",
+        """
+table = {}
+
+@instead(oracle.OracleContext, "prefill")
+def prefill(was, self, tokens):
+    logits = was(self, tokens)
+    return table.setdefault((self.position, tokens[-1]), logits)
+""",
+    ),
+    _text(
+        "remembered_by_its_words",
+        "logits are remembered by a prompt's set of tokens: their order is lost",
+        "text.fresh",
+        """
+table = {}
+
+@instead(oracle.OracleContext, "prefill")
+def prefill(was, self, tokens):
+    logits = was(self, tokens)
+    return table.setdefault(tuple(sorted(self._tokens)), logits)
 """,
     ),
     _text(

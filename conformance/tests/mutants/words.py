@@ -108,7 +108,7 @@ def apply_chat(was, self, messages):
     _words(
         "end_of_text_dropped",
         "no token ends a generation",
-        "text.eos",
+        "text.end",
         """
 @instead(OracleSession, "eos_ids")
 def eos_ids(was, self):
@@ -118,7 +118,7 @@ def eos_ids(was, self):
     _words(
         "end_of_text_run_over",
         "generation goes on after the token that ends it",
-        "text.eos",
+        "text.end",
         """
 @instead(OracleSession, "generate")
 def generate(was, self, tokens, **how):
@@ -201,7 +201,7 @@ def stop_strings(was, stop):
     _words(
         "one_token_too_many",
         "max_tokens is off by one",
-        "text.max_tokens",
+        "text.length",
         """
 @instead(OracleSession, "generate")
 def generate(was, self, tokens, *, max_tokens=None, **how):
@@ -211,7 +211,7 @@ def generate(was, self, tokens, *, max_tokens=None, **how):
     _words(
         "length_called_end",
         "an answer that was cut at max_tokens says that the model ended it",
-        "text.max_tokens",
+        "text.length",
         """
 @instead(OracleSession, "generate")
 def generate(was, self, tokens, **how):
