@@ -30,7 +30,7 @@ def write_reports(run: Run) -> dict[str, Any]:
     report["files"] = bundle.digests(run.folder)
     validate(report)
     (run.folder / bundle.REPORT).write_text(
-        json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
+        json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8"
     )
     record(report)
     return report

@@ -108,6 +108,8 @@ def _kind(outcome: str) -> str:
     """The class that colours it."""
     if outcome in GOOD:
         return "good"
+    if outcome == "not_applicable":
+        return "none"
     return "weak" if Outcome(outcome).good or outcome == "unplaced" else "bad"
 
 

@@ -40,7 +40,7 @@ def build(
         "schema_version": SCHEMA_VERSION,
         "header": dict(header),
         "sessions": [dict(s) for s in sessions],
-        "outcome": worst(r.outcome for r in rows).value,
+        "outcome": aggregate(rows).value,
         "rows_of_level": len(every),
         "rows_selected": len(rows),
         "outcomes": outcomes(rows),
@@ -65,6 +65,11 @@ def row_of(row: Row) -> dict[str, Any]:
     return data
 
 
+def aggregate(rows: Sequence[Row]) -> Outcome:
+    """The worst of them. Rows that do not apply say nothing where others do."""
+    return worst([r.outcome for r in rows if r.outcome is not Outcome.NOT_APPLICABLE] or [r.outcome for r in rows])
+
+
 def outcomes(rows: Iterable[Row]) -> dict[str, int]:
     """How many of each, from the best to the worst; words that did not occur are left out."""
     found = Counter(r.outcome for r in rows)
@@ -80,7 +85,7 @@ def groups(rows: Sequence[Row], every: Sequence[str]) -> dict[str, Any]:
         if total or inside:
             made[group] = {
                 "title": title,
-                "outcome": worst(r.outcome for r in inside).value if inside else "not_selected",
+                "outcome": aggregate(inside).value if inside else "not_selected",
                 "good": sum(r.outcome.good for r in inside),
                 "rows": len(inside),
                 "of": total,
