@@ -36,6 +36,8 @@ class Bench:
         self._until = time.monotonic() + 3600
         self._backend: Backend | None = None
         self._artifacts: dict[tuple[str, str], Artifact] = {}
+        self.made: dict[tuple[str, str], Artifact] = {}
+        """What checks made in another way than `artifact` does, and share."""
 
     @property
     def device(self) -> str:
