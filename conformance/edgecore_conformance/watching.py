@@ -27,8 +27,10 @@ LIBRARIES = re.compile(
     r"lib(cuda|cudart|cublas\w*|nvidia-\w+|nvrtc|amdhip64|hsa-runtime64|hiprtc|rocblas|vulkan\w*|OpenCL|ze_loader|"
     r"ze_intel_gpu|ze_intel_vpu|igdrcl|sycl|QnnHtp\w*|QnnGpu|cdsprpc|xrt_\w+|rknnrt|neuron\w*|edgetpu)[.\-\d]"
 )
-"""Drivers and runtimes of accelerators, by the name of their library. Loaded is not used: see `DEVICES` and `engines`."""
-DEVICES = re.compile(r"^/dev/(nvidia\d+|dri/(renderD|card)\d+|kfd|accel/accel\d+|apex_\d+|xdna\w*|fastrpc-cdsp\w*|rknpu)$")
+"""Drivers and runtimes of accelerators, by the name of their library. Loaded is not used: see `engines`."""
+DEVICES = re.compile(
+    r"^/dev/(nvidia\d+|dri/(renderD|card)\d+|kfd|accel/accel\d+|apex_\d+|xdna\w*|fastrpc-cdsp\w*|rknpu)$"
+)
 """Device files of accelerators. `/dev/nvidiactl` is opened by whoever counts devices, so it is not among them."""
 SMI_SECONDS = 5.0
 
@@ -114,7 +116,9 @@ def cpu_seconds(pids: Sequence[int]) -> float | None:
         except psutil.Error:
             continue
         ticks = times.user + times.system
-        total += max(ticks, _scheduler(pid)[0]) + getattr(times, "children_user", 0) + getattr(times, "children_system", 0)
+        total += (
+            max(ticks, _scheduler(pid)[0]) + getattr(times, "children_user", 0) + getattr(times, "children_system", 0)
+        )
         known = True
     return total if known else None
 
@@ -228,7 +232,7 @@ def suspensions(pid: int, at: Sequence[float], seconds: float) -> Iterator[list[
     def watch() -> None:
         for threshold in at:
             while (cpu_seconds(pids) or 0.0) - start < threshold:
-                if done.wait(0.001):
+                if done.wait(0.002):
                     return
             begin = time.perf_counter()
             with suppress(psutil.Error):
