@@ -88,16 +88,16 @@ class TextCheck(Check):
         except CannotDo as error:
             if bench.manifest.can("logits"):
                 raise
-            return Observation({"refused": error_of(error)})
+            return Observation({"cannot_do": error_of(error)})
         return Observation({**seen.facts, "inputs": asked}, seen.arrays)
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         if "absent" in seen.facts:
             verdict.claimed = Outcome.UNAVAILABLE
             return
-        if "refused" in seen.facts:
+        if "cannot_do" in seen.facts:
             allowed = self.needs_logits and not known.manifest.can("logits")
-            verdict.expect(allowed, f"it refuses what it does not declare absent: {seen.facts['refused']}")
+            verdict.expect(allowed, f"it refuses what it does not declare absent: {seen.facts['cannot_do']}")
             verdict.claimed = Outcome.UNAVAILABLE
             return
         asked = self.inputs(known, cell)
