@@ -155,7 +155,7 @@ def _slow_generate(bench: Bench, backend: Backend, artifact: Artifact) -> Any:
 class MemoryLimit(OfText):
     """robustness.memory_limit: a worker that holds more than it may is ended, and the call says that it does not fit.
 
-    A worker may hold 8 MiB of anonymous memory, which no interpreter with a runtime can keep to, and opens the
+    A worker may hold 8 MiB of anonymous memory, which none with a runtime can keep to, and opens the
     artifact: `DoesNotFit`, and the process is gone. With 16 GiB the same works. A failure is a machine that swaps until somebody
     pulls the plug.
     """
@@ -207,7 +207,7 @@ class Rounds(OfText):
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         artifact, rounds = bench.artifact(TRAINED), 100 if bench.known.level == "full" else 10
-        prompt = bench.known.tokens(TRAINED, "robustness", 64)
+        prompt = bench.known.tokens(TRAINED, "robustness", PROMPT)
         after: list[list[int]] = []
         held: list[int] = []
         answers: list[list[int]] = []
@@ -215,7 +215,7 @@ class Rounds(OfText):
             for _ in range(rounds):
                 with bench.session(artifact, backend=backend) as opened:
                     assert isinstance(opened, TextSession)
-                    answers.append([p.token for p in opened.generate(prompt, max_tokens=4, sampling=GREEDY)])
+                    answers.append([p.token for p in opened.generate(prompt, max_tokens=2, sampling=GREEDY)])
                     held.append(anonymous_bytes(backend.pid))
                 backend.probe(deadline=bench.left)  # what closing left to do is done
                 after.append([anonymous_bytes(backend.pid), *_handles(backend.pid)])
@@ -316,7 +316,7 @@ def _interrupted(bench: Bench, home: Path, identity: str, number: int) -> dict[s
     room = bench.artifact(TRAINED).context_length
     command = [
         sys.executable, "-m", "edgecore", "run", identity, "--backend", name, "--device", bench.device, "-p", prompt,
-        "--max-tokens", str(max(64, room - 128)), "--temperature", "1.5", "--seed", str(number),
+        "-n", str(max(64, room - 128)), "--temp", "1.5", "--seed", str(number),
     ]  # fmt: skip
     process = subprocess.Popen(
         command, env={**os.environ, "EDGECORE_HOME": str(home)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
