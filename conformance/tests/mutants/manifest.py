@@ -119,7 +119,7 @@ def edgecore_probe():
     Mutant(
         "logits_declared_and_absent",
         "logits are declared, and refused",
-        ("manifest.hooks", "text.logits"),
+        ("text.logits", "text.score"),
         """
 from edgecore_reference.text import OracleSession
 
@@ -127,7 +127,6 @@ from edgecore_reference.text import OracleSession
 def score(was, self, tokens):
     raise CannotDo("no logits")
 """,
-        cells={"family": "llama"},
     ),
     Mutant(
         "benchmark_declared_and_absent",

@@ -128,7 +128,7 @@ from edgecore.checkpoint import Decoder
 def layer_window(was, self, layer):
     return 0
 """,
-        "mistral",
+        "gemma3",
     ),
     _numbers(
         "biases_dropped",
@@ -173,14 +173,37 @@ def layer_rope(was, self, layer):
         "gemma3",
     ),
     _numbers(
-        "soft_cap_dropped",
-        "the last logits are not soft-capped",
+        "norms_offset_forgotten",
+        "norm weights are used as the family stores them: without the one that belongs to them",
         """
-@instead(oracle.Oracle, "_capped")
-def capped(was, self, logits):
-    return logits
+@instead(oracle, "_rms_norm")
+def rms_norm(was, x, weight, epsilon):
+    return was(x, weight - 1, epsilon)
 """,
         "gemma3",
+    ),
+    _numbers(
+        "rope_stretching_ignored",
+        "rotary frequencies are the plain ones, though the model was trained with stretched ones",
+        """
+from edgecore.checkpoint import Rope
+
+@instead(Rope, "frequencies")
+def frequencies(was, self, positions=0):
+    return self._plain()
+""",
+    ),
+    _numbers(
+        "short_factors_for_long_texts",
+        "the second set of rotary frequencies, for long texts, is never taken",
+        """
+from edgecore.checkpoint import Rope
+
+@instead(Rope, "is_long")
+def is_long(was, self, positions):
+    return False
+""",
+        "phi3",
     ),
     _numbers(
         "gate_and_up_swapped",
@@ -195,12 +218,12 @@ def weight(was, self, name):
         "phi3",
     ),
     _numbers(
-        "activations_not_rounded",
-        "a model that was trained with activations of 8 bits runs without rounding them",
+        "inner_norms_left_out",
+        "the norms before the output and the down projection are left out",
         """
-@instead(oracle.Oracle, "_rounded")
-def rounded(was, self, x):
-    return x
+@instead(oracle.Oracle, "_block_norm")
+def block_norm(was, self, block, name, x):
+    return x if "sub_norm" in name else was(self, block, name, x)
 """,
         "bitnet",
     ),

@@ -39,9 +39,8 @@ def _says(what: str) -> str:
 
 def _placed(name: str, fault: str, says: str, outcomes: tuple[Outcome, ...], gpu: bool = True) -> Mutant:
     hooks = (PROBE if gpu else "") + _says(says)
-    return Mutant(
-        name, fault, ("placement.where",), hooks, GPU if gpu else (), outcomes=outcomes, device="gpu" if gpu else "cpu"
-    )
+    check = "placement.where" if gpu else "placement.claim"
+    return Mutant(name, fault, (check,), hooks, GPU if gpu else (), outcomes=outcomes, device="gpu" if gpu else "cpu")
 
 
 NOT_PLACED = (Outcome.FAILED, Outcome.FELL_BACK, Outcome.UNPLACED)
@@ -88,7 +87,7 @@ MUTANTS = (
     Mutant(
         "any_device_accepted",
         "a device that there is not is taken for the processor",
-        ("placement.unknown",),
+        ("placement.unknown_device",),
         """
 @hookimpl
 def edgecore_run(artifact, device, context_length, threads, options):
@@ -98,11 +97,24 @@ def edgecore_run(artifact, device, context_length, threads, options):
     Mutant(
         "unknown_device_is_a_fault",
         "a device that there is not raises whatever happens to be raised",
-        ("placement.unknown",),
+        ("placement.unknown_device",),
         """
 @hookimpl
 def edgecore_run(artifact, device, context_length, threads, options):
     return truthful.edgecore_run(artifact, {"cpu": "cpu"}[device], context_length, threads, options)
+""",
+    ),
+    Mutant(
+        "threads_ignored",
+        "as many threads compute as there are processors, whatever was asked",
+        ("placement.threads",),
+        """
+from edgecore_reference import text
+
+@instead(text, "limit_threads")
+def limit_threads(was, threads):
+    was(2)
+    return str(threads)
 """,
     ),
 )

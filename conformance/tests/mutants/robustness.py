@@ -121,7 +121,7 @@ def close(was, self):
     Mutant(
         "open_of_a_corrupt_file_dies",
         "an artifact that is damaged ends the process",
-        ("robustness.corrupt",),
+        ("robustness.misuse",),
         """
 import os
 
@@ -137,7 +137,7 @@ def edgecore_run(artifact, device, context_length, threads, options):
     Mutant(
         "process_outlives_its_worker",
         "a helper process in a session of its own goes on when the worker has ended",
-        ("robustness.orphans",),
+        ("robustness.interrupt",),
         HEAD
         + """
 import subprocess, sys

@@ -15,7 +15,7 @@ MUTANTS = (
     _tensor(
         "inputs_by_place",
         "feeds are taken in the order in which they come, whatever their names",
-        "tensor.names",
+        "tensor.specs",
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
@@ -27,7 +27,7 @@ def call(was, self, feeds):
     _tensor(
         "outputs_in_another_order",
         "outputs have each other's names",
-        "tensor.operators",
+        "tensor.values",
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
@@ -38,7 +38,7 @@ def call(was, self, feeds):
     _tensor(
         "missing_input_is_zero",
         "an input that is missing is taken for zeros",
-        "tensor.names",
+        "tensor.wrong_feeds",
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
@@ -51,7 +51,7 @@ def call(was, self, feeds):
     _tensor(
         "surplus_input_ignored",
         "an input that the model does not have is ignored",
-        "tensor.names",
+        "tensor.wrong_feeds",
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
@@ -62,7 +62,7 @@ def call(was, self, feeds):
     _tensor(
         "type_cast_in_silence",
         "an input of another type is cast",
-        "tensor.dtype",
+        "tensor.wrong_feeds",
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
@@ -73,7 +73,7 @@ def call(was, self, feeds):
     _tensor(
         "shape_made_to_fit",
         "an input of another shape is cut or filled until it fits",
-        "tensor.shape",
+        "tensor.wrong_feeds",
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
@@ -93,7 +93,7 @@ def call(was, self, feeds):
     _tensor(
         "shape_is_a_fault",
         "an input of another shape raises whatever the runtime raises",
-        "tensor.shape",
+        "tensor.wrong_feeds",
         """
 @instead(tensors, "check_feeds")
 def check_feeds(was, inputs, feeds):
@@ -108,7 +108,7 @@ def check_feeds(was, inputs, feeds):
     _tensor(
         "batch_fixed",
         "of a batch the first element alone is computed, and repeated",
-        "tensor.dynamic",
+        "tensor.dynamic_shapes",
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
@@ -124,7 +124,7 @@ def call(was, self, feeds):
     _tensor(
         "halves_in_silence",
         "float32 models are computed in float16",
-        "tensor.values tensor.accuracy",
+        "tensor.values",
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
@@ -136,7 +136,7 @@ def call(was, self, feeds):
     _tensor(
         "wider_outputs",
         "outputs are float64 where float32 is declared",
-        "tensor.values tensor.operators",
+        "tensor.operators",
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
@@ -146,7 +146,7 @@ def call(was, self, feeds):
     _tensor(
         "one_call_late",
         "a call answers what the one before it asked, where shapes agree",
-        "tensor.repeat tensor.values",
+        "tensor.history",
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
@@ -205,7 +205,7 @@ def run(was, self, x, indices, axis=None):
     _tensor(
         "fixed_shapes_ignored",
         "shapes that convert was asked to fix stay open",
-        "convert.shapes",
+        "tensor.fixed_shapes",
         """
 @instead(tensors, "fix_shape")
 def fix_shape(was, graph, name, shape):

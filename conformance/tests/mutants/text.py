@@ -158,7 +158,7 @@ def prefill(was, self, tokens):
     _text(
         "rewind_too_far_accepted",
         "a rewind of more tokens than there are empties the context instead of raising",
-        "text.rewind",
+        "text.requests",
         """
 @instead(oracle.OracleContext, "rewind")
 def rewind(was, self, n):
@@ -168,7 +168,7 @@ def rewind(was, self, n):
     _text(
         "order_of_calls_matters",
         "the fourth reset and every later one leave the first token in the cache",
-        "text.history",
+        "text.order",
         """
 @instead(oracle.OracleContext, "reset")
 def reset(was, self):
@@ -191,7 +191,7 @@ def prefill(was, self, tokens):
     _text(
         "sampling_sticks",
         "a greedy call after a sampled one samples too",
-        "text.history",
+        "text.order",
         """
 from edgecore.contract import sampling
 
@@ -209,7 +209,7 @@ def begin(was, self, sampling):
     _text(
         "sessions_share_a_context",
         "two sessions on one model write into one context",
-        "text.two_sessions",
+        "text.sessions",
         """
 shared = {}
 
@@ -278,7 +278,7 @@ def step(was, self, token):
     _text(
         "context_length_ignored",
         "a session of 64 tokens was asked for, and one of all that the model can was opened",
-        "text.context",
+        "text.context_length",
         """
 @instead(OracleSession, "__init__")
 def begin(was, self, model, *, context_length, **how):
@@ -303,7 +303,7 @@ def prefill(was, self, tokens):
     _text(
         "unknown_token_becomes_zero",
         "an id outside the vocabulary is answered as if it were id 0: a typed error became a wrong answer",
-        "text.errors",
+        "text.requests",
         """
 @instead(oracle.OracleContext, "prefill")
 def prefill(was, self, tokens):

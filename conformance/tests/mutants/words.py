@@ -77,7 +77,7 @@ def tokenize(was, self, text, add_special=True, parse_special=False):
     _words(
         "bytes_of_a_token_stripped",
         "a token's bytes lose their leading space",
-        "text.tokenizer",
+        "text.detokenize",
         """
 @instead(OracleSession, "token_bytes")
 def token_bytes(was, self, token):
@@ -280,6 +280,43 @@ def call(was, self, logits):
 @instead(OracleSession, "generate")
 def generate(was, self, tokens, **how):
     yield from list(was(self, tokens, **how))
+""",
+    ),
+    _words(
+        "no_top_k",
+        "top_k is ignored",
+        "text.sampling",
+        """
+@instead(sampling.Sampler, "__init__")
+def begin(was, self, sampling):
+    was(self, replace(sampling, top_k=0))
+""",
+    ),
+    _words(
+        "temperature_before_top_p",
+        "the temperature is applied before top_p, not after it",
+        "text.sampling",
+        """
+@instead(sampling.Sampler, "__call__")
+def call(was, self, logits):
+    how = self.sampling
+    if not how.temperature:
+        return was(self, logits)
+    self.sampling = replace(how, temperature=1.0)
+    try:
+        return was(self, logits / np.float32(how.temperature))
+    finally:
+        self.sampling = how
+""",
+    ),
+    _words(
+        "seeds_beside_each_other",
+        "a seed and the next one draw the same numbers",
+        "text.seeds",
+        """
+@instead(sampling.Sampler, "__init__")
+def begin(was, self, sampling):
+    was(self, replace(sampling, seed=sampling.seed if sampling.seed is None else sampling.seed // 2 * 2))
 """,
     ),
 )
