@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from edgecore.contract.artifacts import Artifact
 from edgecore.contract.errors import EdgecoreError
 from edgecore.contract.manifest import Manifest
@@ -35,6 +37,8 @@ IDLE = 0.5
 SLACK = 0.5
 """Threads beyond those that were asked for: messages, and a clock of ten milliseconds."""
 UNKNOWN = "no-such-device"
+IMAGES = 16
+"""A batch of the classifier."""
 
 
 class PlacementCheck(Check):
@@ -61,7 +65,7 @@ def worker_for(bench: Bench, session: TextSession | TensorSession, purpose: str)
                 context.step(token)
 
         return text
-    _, feeds = tensor_models.classifier_feeds(64)
+    _, feeds = tensor_models.classifier_feeds(IMAGES)
     size = session.inputs[0].shape[0]
     fed = {name: array[:size] if isinstance(size, int) and size > 0 else array for name, array in feeds.items()}
 
@@ -177,7 +181,8 @@ class Where(PlacementCheck):
             with bench.session(artifact, backend=backend, threads=1) as session:
                 facts["session"] = watched(backend.pid, worker_for(bench, session, self.name()))
                 facts["stated"] = stated(session.placement)
-            facts["benchmark"] = watched(backend.pid, _benchmark(bench, backend, artifact))
+            seconds = facts["session"]["wall"] / facts["session"]["calls"]
+            facts["benchmark"] = watched(backend.pid, _benchmark(bench, backend, artifact, seconds))
         return Observation(facts)
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
@@ -210,16 +215,18 @@ class Where(PlacementCheck):
             verdict.claimed = verdict.claimed or Outcome.UNPLACED
 
 
-def _benchmark(bench: Bench, backend: Backend, artifact: Artifact) -> Callable[[], None]:
+def _benchmark(bench: Bench, backend: Backend, artifact: Artifact, seconds: float) -> Callable[[], None]:
+    """Calls of benchmark that take some tenths of a second; `seconds` is what a session took for a repetition."""
     prompt = tuple(bench.known.tokens(TRAINED, "placement.where", 128)) if artifact.task == "text" else ()
     feeds = ""
     if artifact.task == "tensor":
-        import numpy as np
-
         file = bench.folder("feeds") / "feeds.npz"
-        np.savez(file, **tensor_models.classifier_feeds(64)[1])  # type: ignore[arg-type]
+        np.savez(file, **tensor_models.classifier_feeds(IMAGES)[1])  # type: ignore[arg-type]
         feeds = str(file)
-    workload = Workload(prompt, 8, repetitions=8, warmup=0, threads=1, feeds=feeds)
+    repetitions = max(1, min(100, round(0.2 / max(seconds, 1e-4))))
+    workload = Workload(
+        prompt, 8 if prompt else 1, repetitions=repetitions, warmup=0, threads=1, context_length=256, feeds=feeds
+    )
 
     def run() -> None:
         backend.benchmark(
