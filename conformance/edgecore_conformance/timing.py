@@ -61,9 +61,11 @@ class Stand:
         return {"one": one, "more": more, "repetition": each, "opening": max(0.0, (one["cpu"] or 0.0) - each)}
 
     def sized(self, workload: Workload, seconds: float) -> Workload:
-        """The workload with as many tokens to decode as make a repetition last about so long, by the suite's clock."""
+        """The workload with as many tokens to decode as make a repetition take about so many seconds: of CPU time,
+        which does not depend on who else computes, and on an accelerator of the suite's clock."""
         few, many = (self.visit(replace(workload, repetitions=n, warmup=0)) for n in (1, 3))
-        each = max(1e-4, (many["outside"] - few["outside"]) / 2)
+        kind = "cpu" if self.bench.device == "cpu" and many["cpu"] is not None else "outside"
+        each = max(1e-4, (many[kind] - few[kind]) / 2)
         room = (workload.context_length or 512) - len(workload.prompt)
         return replace(workload, decode=max(workload.decode, min(room, math.ceil(workload.decode * seconds / each))))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -113,15 +114,19 @@ class Work(TextBenchmark):
     def watched(self, stand: Stand) -> dict[str, Any]:
         calls = {m: self.workload(stand.bench.known, 256, 12, mode=m, warmup=0) for m in self.modes}
         facts: dict[str, Any] = {"visits": {m: [] for m in self.modes}, "session": []}
+        # The first round has the worker to itself: libraries keep a number of threads that a session has set.
+        self._round(stand, calls, facts)
         with stand.bench.session(stand.artifact, backend=stand.backend, context_length=CONTEXT, threads=1) as session:
             assert isinstance(session, TextSession)
             _loop(session, calls["bare"], 1, stand.backend.pid)
-            for _ in range(2):
-                for mode, workload in calls.items():
-                    pair = [stand.visit(replace(workload, repetitions=n)) for n in (1, 4)]
-                    facts["visits"][mode].append(pair)
-                facts["session"].append(_loop(session, calls["bare"], 3, stand.backend.pid))
+            facts["session"].append(_loop(session, calls["bare"], 3, stand.backend.pid))
+            self._round(stand, calls, facts)
+            facts["session"].append(_loop(session, calls["bare"], 3, stand.backend.pid))
         return facts
+
+    def _round(self, stand: Stand, calls: Mapping[str, Workload], facts: dict[str, Any]) -> None:
+        for mode, workload in calls.items():
+            facts["visits"][mode].append([stand.visit(replace(workload, repetitions=n)) for n in (1, 4)])
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         visits, session = seen.facts["visits"], seen.facts["session"]
@@ -153,11 +158,19 @@ class Work(TextBenchmark):
                 f"{mode}: step over the session's", ratio, 0.05, ">=", "", "a session's step is a message each way"
             )
             verdict.figure(f"{mode}: step over the session's at most", ratio, 2.0, "<=")
+        wanted = min(_demand(few, many) for few, many in (visits[mode][0] for mode in self.modes))
+        verdict.figure("threads that wanted a CPU", wanted, 1.5, "<=", "on average", "one was asked for")
         for what in ("prefill", "steps"):
             verdict.figure(
                 f"bare over greedy, {what}", least["bare"][what] / max(least["greedy"][what], 1e-9), 0.5, ">=", "",
                 "choosing a token is small beside computing it",
             )  # fmt: skip
+
+
+def _demand(few: Mapping[str, Any], many: Mapping[str, Any]) -> float:
+    """Of the repetitions by which two visits differ."""
+    more = {name: (many[name] or 0.0) - (few[name] or 0.0) for name in ("cpu", "waited", "outside")}
+    return watching.demand({**more, "wall": more["outside"]}) or 0.0
 
 
 def _loop(session: TextSession, workload: Workload, times: int, pid: int) -> dict[str, Any]:
