@@ -24,6 +24,9 @@ from edgecore.registry import Entry
 from edgecore.workers import Backend, connect
 from edgecore_conformance.known import Known
 
+CALIBRATION = 6000
+"""Characters of the calibration text at level quick: a few of the chunks that quantizers measure."""
+
 
 class Bench:
     """One run's device half. Closing it ends the worker; what it made stays under `work` until the run is over."""
@@ -142,10 +145,17 @@ class Bench:
         return self.sealed(out, made, precision.name, fixture)
 
     def calibration(self) -> Path:
-        """Text that no check scores."""
+        """Text that no check scores; its beginning alone at level quick, because every quantizer reads it anew."""
         from edgecore_conformance import fixtures
 
-        return fixtures.calibration_text()
+        whole = fixtures.calibration_text()
+        if self.known.level == "full":
+            return whole
+        part = self.work / "calibration.txt"
+        if not part.is_file():
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(whole.read_text(encoding="utf-8")[:CALIBRATION], encoding="utf-8")
+        return part
 
     def sealed(self, out: Path, made: Made, precision: str, fixture: str = "", task: str = "text") -> Artifact:
         """What a call wrote, as an artifact with sizes and digests."""
@@ -194,10 +204,11 @@ class Bench:
 
     @contextmanager
     def text_session(
-        self, fixture: str, precision: str = "", context_length: int | None = None
+        self, fixture: str, precision: str = "", context_length: int | None = None, threads: int | None = None
     ) -> Iterator[TextSession]:
         """A session on a text fixture."""
-        with self.session(self.artifact(fixture, precision), context_length=context_length) as opened:
+        artifact = self.artifact(fixture, precision)
+        with self.session(artifact, context_length=context_length, threads=threads) as opened:
             assert isinstance(opened, TextSession)
             yield opened
 

@@ -12,6 +12,7 @@ from edgecore_conformance.checks.text_common import (
     TextCheck,
     answered,
     finish_of,
+    opened,
     sampling,
     stated,
     subject,
@@ -43,7 +44,7 @@ class Scripted(TextCheck):
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         answers = {}
-        with bench.text_session(SCRIPTED) as session:
+        with opened(bench, SCRIPTED) as session:
             for name, case in asked["cases"].items():
                 answers[name] = generated(session, case)
             facts = stated(session, bench)
@@ -104,7 +105,7 @@ class TextGreedy(TextCheck):
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         answers, held = [], []
-        with bench.text_session(self.fixture(bench.manifest, cell)) as session:
+        with opened(bench, self.fixture(bench.manifest, cell)) as session:
             for case in asked["cases"]:
                 answers.append(generated(session, case))
                 held.append(list(session.context().tokens))

@@ -20,6 +20,7 @@ from edgecore_conformance.checks.text_common import (
     answered,
     expected_rows,
     finish_of,
+    opened,
     stated,
     tokens_of,
     tried,
@@ -52,7 +53,7 @@ class TextContextLimit(TextCheck):
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         text, errors, held = asked["text"], {}, {}
         rows: dict[str, Any] = {}
-        with bench.text_session(self.fixture(bench.manifest, cell), context_length=CONTEXT) as session:
+        with opened(bench, self.fixture(bench.manifest, cell), context_length=CONTEXT) as session:
             context = session.context()
             context.reset()
             rows["full"] = context.prefill(text[:CONTEXT])
@@ -154,7 +155,7 @@ class TextContextLength(TextCheck):
         found: list[Any] = []
         for length in asked["asked"]:
             try:
-                with bench.text_session(self.fixture(bench.manifest, cell), context_length=length) as session:
+                with opened(bench, self.fixture(bench.manifest, cell), context_length=length) as session:
                     found.append({"given": session.context_length, "says": session.conditions.get("context", "")})
             except EdgecoreError as error:
                 bench.stage = "open"
@@ -195,7 +196,7 @@ class TextRequests(TextCheck):
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         text, errors = asked["text"], {}
-        with bench.text_session(self.fixture(bench.manifest, cell)) as session:
+        with opened(bench, self.fixture(bench.manifest, cell)) as session:
             context = session.context()
             context.reset()
             rows = [context.prefill(text[:16])]
@@ -251,7 +252,7 @@ class TextClosed(TextCheck):
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         fixture, text = self.fixture(bench.manifest, cell), asked["text"]
-        with bench.text_session(fixture) as session:
+        with opened(bench, fixture) as session:
             stream = session.generate(text, max_tokens=60, sampling=GREEDY_SAMPLING)
             next(stream)
             session.close()
@@ -265,7 +266,7 @@ class TextClosed(TextCheck):
                 "apply_chat": tried(session.apply_chat, [{"role": "user", "content": "a"}]),
             }  # fmt: skip
             again = tried(session.close)
-        with bench.text_session(fixture) as session:
+        with opened(bench, fixture) as session:
             rows = np.stack([session.context().prefill(text)])
             facts = {**stated(session, bench), "errors": errors, "again": again, "under_way": under_way}
         return Observation(facts, {"logits": rows})

@@ -18,6 +18,7 @@ from edgecore_conformance.checks.text_common import (
     allowance,
     divergences,
     family_cells,
+    opened,
     stated,
     subject,
     tried,
@@ -39,8 +40,8 @@ class TextLogits(TextCheck):
 
     A text is read at once by `score`, where the backend has that capability, and as generation reads it: its beginning by
     `prefill`, its last 48 tokens by `step`. Both are held to the numpy forward pass over the same checkpoint, by mean
-    KL divergence within the kernels' bound of the compute precision that the session states, and no single position may
-    be far off. Families have random checkpoints, whose weights are drawn so large that a fault shows: a rotary position
+    KL divergence within the kernels' bound of the compute precision that the session states (four times that for the few
+    positions that were stepped to), and no single position may be far off. Families have random checkpoints, whose weights are drawn so large that a fault shows: a rotary position
     that is off by one between prefill and step, heads in another order, a norm or a bias left out, a window or a
     long-context scaling that is not applied. A text is long enough to leave every window and both ranges of longrope.
 
@@ -87,17 +88,18 @@ class TextLogits(TextCheck):
         fixture = self.fixture(known.manifest, cell)
         for number, text in enumerate(asked["texts"]):
             reference = known.logits(fixture, text)
-            bound, origin = allowance(known, seen, fixture, text)
             of = "" if len(asked["texts"]) == 1 else f" of {len(text)} tokens"
             verdict.expect(
                 seen.facts["vocab_size"] == reference.shape[1],
                 f"the session says that the vocabulary has {seen.facts['vocab_size']} tokens, not {reference.shape[1]}",
             )
+            bound, origin = allowance(known, seen, fixture, text)
             rows = reference[len(text) - STEPS - 1 :]
             weigh_rows(verdict, f"prefill and step{of}", rows, seen.arrays[f"path{number}"], bound, origin)
             if known.manifest.can("logits"):
                 scored = seen.facts.get(f"scored{number}")
                 verdict.expect(scored == len(text), f"score answers {scored} rows for {len(text)} tokens")
+                bound, origin = allowance(known, seen, fixture, text, scored=True)
                 kept = reference[positions(len(text))]
                 weigh_rows(verdict, f"score{of}", kept, seen.arrays[f"score{number}"], bound, origin)
 
@@ -128,7 +130,7 @@ class TextScore(TextCheck):
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         seen = Observation()
-        with bench.text_session(self.fixture(bench.manifest, cell)) as session:
+        with opened(bench, self.fixture(bench.manifest, cell)) as session:
             seen.facts |= stated(session, bench)
             if not bench.manifest.can("logits"):
                 seen.facts["refusal"] = dict(tried(session.score, asked["texts"][1]))
@@ -179,7 +181,7 @@ class Operations(TextCheck):
         return [self.fixture(known.manifest, cell)]
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
-        with bench.text_session(self.fixture(bench.manifest, cell)) as session:
+        with opened(bench, self.fixture(bench.manifest, cell)) as session:
             seen = ops.perform([session], asked["operations"], asked["kept"])
             seen.facts |= stated(session, bench)
         return seen

@@ -20,6 +20,7 @@ from edgecore_conformance.checks.text_common import (
     TextCheck,
     allowance,
     expected_rows,
+    opened,
     stated,
     tokens_of,
     tolerance,
@@ -55,11 +56,11 @@ class TextSeeds(TextCheck):
             return generated(session, {**asked, "sampling": how})
 
         fixture = self.fixture(bench.manifest, cell)
-        with bench.text_session(fixture) as session:
+        with opened(bench, fixture) as session:
             first = [answer(session, seed) for seed in asked["seeds"]]
             unseeded = [answer(session, None) for _ in range(3)]
             again = [answer(session, seed) for seed in reversed(asked["seeds"])]
-        with bench.text_session(fixture) as session:
+        with opened(bench, fixture) as session:
             anew = [answer(session, seed) for seed in asked["seeds"][2:]]
         return Observation({"first": first, "again": again[::-1], "anew": anew, "unseeded": unseeded})
 
@@ -90,9 +91,9 @@ class TextSampling(TextCheck):
     """text.sampling: draws follow the distribution that was asked for.
 
     Answers are drawn with temperature, top-k and top-p of several values. Given the answer so far, every token must be
-    one that top-k and top-p leave, and over all of them the surprise (the negative logarithm of a token's probability)
-    must be what the oracle's distribution expects, within five standard deviations. First tokens over many seeds are
-    counted against their probabilities, by a chi-square statistic.
+    one that top-k and top-p leave, and over all of them a token's place (the probability of all likelier ones) must be what
+    the oracle's distribution expects, within five standard deviations. First tokens over many seeds are counted against
+    their probabilities, by a chi-square statistic.
 
     A temperature that is applied before top-p, or not at all, top-k that keeps one too many by habit, or a generator
     whose neighbouring seeds give neighbouring numbers: all of them look like text.
@@ -110,7 +111,7 @@ class TextSampling(TextCheck):
         return {"cases": cases, "first": first, "seeds": list(range(begin, begin + count))}
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
-        with bench.text_session(self.fixture(bench.manifest, cell)) as session:
+        with opened(bench, self.fixture(bench.manifest, cell)) as session:
             answers = [generated(session, case) for case in asked["cases"]]
             first = []
             for seed in asked["seeds"]:
@@ -126,7 +127,7 @@ class TextSampling(TextCheck):
         slack = tolerance(known, seen, fixture, longest)
         lost, _ = allowance(known, seen, fixture, longest)
         for number, how in enumerate(HOWS):
-            surprise = expected = variance = 0.0
+            excess = variance = 0.0
             drawn = 0
             for case, answer in zip(asked["cases"], seen.facts["answers"], strict=True):
                 if {k: v for k, v in case["sampling"].items() if k != "seed"} != how:
@@ -141,18 +142,18 @@ class TextSampling(TextCheck):
                         bool(allowed(row, how, slack)[token]), f"{how}: token {token} is none that may be drawn"
                     )
                     p = distribution(row, how)
-                    some = p[p > 0]
-                    mean = float(-(some * np.log(some)).sum())
-                    variance += float((some * np.log(some) ** 2).sum()) - mean**2
-                    expected += mean
-                    surprise -= math.log(max(float(p[token]), 1e-12))
+                    middle = middles(p)
+                    excess += float(middle[token]) - 0.5
+                    variance += float((p * (middle - 0.5) ** 2).sum())
                     drawn += 1
             if drawn:
-                # Logits that are off by d move the expected surprise by about d standard deviations of a token's.
+                # Logits that are off by d move the expectation by about d standard deviations of a token's.
                 bound = UNLIKELY + math.sqrt(2 * lost * drawn)
-                name = f"surprise of {drawn} tokens at temperature {how['temperature']}, top-k {how['top_k']}, top-p {how['top_p']}"
-                far = abs(surprise - expected) / math.sqrt(max(variance, 1e-9))
-                verdict.figure(name, far, bound, "<=", "standard deviations", "five, and what the kernels may lose")
+                far = abs(excess) / math.sqrt(max(variance, 1e-9) + 0.25)
+                verdict.figure(
+                    f"place of {drawn} tokens: temperature {how['temperature']}, top-k {how['top_k']}, top-p {how['top_p']}",
+                    far, bound, "<=", "standard deviations", "five, and what the kernels may lose",
+                )  # fmt: skip
         self._first(asked, seen, known, fixture, verdict)
 
     def _first(self, asked: Inputs, seen: Observation, known: Known, fixture: str, verdict: Judgement) -> None:
@@ -188,6 +189,15 @@ def allowed(row: Rows, how: Inputs, slack: float) -> NDArray[np.bool_]:
         last = int(np.searchsorted(np.cumsum(p), min(1.0, how["top_p"] + slack)))
         lowest = max(lowest, float(order[min(last, len(order) - 1)]))
     return np.asarray(row >= lowest - slack)
+
+
+def middles(p: Distribution) -> Distribution:
+    """Each token's place among the others, from 0 for the likeliest to 1: the probability of all that are likelier, and
+    half of its own. Its expectation is one half, whatever the distribution."""
+    order = np.argsort(-p, kind="stable")
+    places = np.empty_like(p)
+    places[order] = np.cumsum(p[order]) - p[order] / 2
+    return places
 
 
 def distribution(row: Rows, how: Inputs) -> Distribution:

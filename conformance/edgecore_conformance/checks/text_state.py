@@ -23,6 +23,7 @@ from edgecore_conformance.checks.text_common import (
     Inputs,
     TextCheck,
     allowance,
+    opened,
     sampling,
     stated,
     text_families,
@@ -71,7 +72,7 @@ class TextSessions(TextCheck):
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         with ExitStack() as stack:
-            sessions = [stack.enter_context(bench.text_session(fixture)) for fixture in asked["sources"]]
+            sessions = [stack.enter_context(opened(bench, fixture)) for fixture in asked["sources"]]
             seen = ops.perform(sessions, asked["operations"])
             streams = [
                 s.generate(p, max_tokens=12, sampling=GREEDY_SAMPLING)
@@ -138,19 +139,19 @@ class TextOrder(TextCheck):
                         pass
             session.context().prefill(asked["others"][0])
 
-        def opened(backend: Backend | None) -> Any:
-            return bench.session(artifact, backend=backend)
+        def anew(backend: Backend | None) -> Any:
+            return bench.session(artifact, backend=backend, threads=1)
 
         with bench.fresh() as backend:
-            with opened(backend) as session:
+            with anew(backend) as session:
                 request(session)
                 others(session)
                 request(session)
-            with opened(backend) as session:
+            with anew(backend) as session:
                 others(session)
-            with opened(backend) as session:
+            with anew(backend) as session:
                 request(session)
-        with opened(None) as session:
+        with anew(None) as session:
             request(session)
             facts = {**stated(session, bench), "found": found}
         return Observation(facts, {"logits": np.stack(rows)})
@@ -194,7 +195,7 @@ class TextReuse(TextCheck):
         }
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
-        with bench.text_session(self.fixture(bench.manifest, cell)) as session:
+        with opened(bench, self.fixture(bench.manifest, cell)) as session:
             answers = [generated(session, case) for case in asked["cases"]]
             facts = stated(session, bench)
         return Observation({"answers": answers, **facts})
@@ -226,7 +227,7 @@ class TextCancel(Scripted):
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         case = asked["cases"]["whole"]
         took, held, read = [], [], []
-        with bench.text_session(SCRIPTED) as session:
+        with opened(bench, SCRIPTED) as session:
             for _ in range(3):
                 begin = time.monotonic()
                 stream = session.generate(case["prompt"], max_tokens=case["max_tokens"], sampling=sampling(GREEDY))
@@ -277,21 +278,21 @@ class TextMemory(TextCheck):
         fixture = self.fixture(bench.manifest, cell)
         artifact = bench.artifact(fixture)
         text = bench.known.tokens(fixture, "memory", 450)
-        opened, closed, requests = [], [], []
+        at_work, closed, requests = [], [], []
         with bench.fresh() as backend:
             before = anonymous(backend.pid)
             for size in asked["sizes"]:
-                with bench.session(artifact, backend=backend) as session:
+                with bench.session(artifact, backend=backend, threads=1) as session:
                     assert isinstance(session, TextSession)
                     work(session, text[:size])
-                    opened.append(anonymous(backend.pid))
+                    at_work.append(anonymous(backend.pid))
                 closed.append(anonymous(backend.pid))
-            with bench.session(artifact, backend=backend) as session:
+            with bench.session(artifact, backend=backend, threads=1) as session:
                 assert isinstance(session, TextSession)
                 for size in asked["requests"]:
                     work(session, text[:size])
                     requests.append(anonymous(backend.pid))
-        return Observation({"before": before, "opened": opened, "closed": closed, "requests": requests})
+        return Observation({"before": before, "at_work": at_work, "closed": closed, "requests": requests})
 
     def weigh(self, asked: Inputs, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         closed, requests = seen.facts["closed"], seen.facts["requests"]
@@ -299,7 +300,7 @@ class TextMemory(TextCheck):
         verdict.figure("growth of a round of open, work, close", rounds, GROWTH_MIB, "<=", "MiB", "stated by the check")
         growth = (median(requests[-3:]) - median(requests[2:5])) / 5 / MIB
         verdict.figure("growth of a request", growth, GROWTH_MIB, "<=", "MiB", "stated by the check")
-        size = median(a - b for a, b in zip(seen.facts["opened"], closed, strict=True)) / MIB
+        size = median(a - b for a, b in zip(seen.facts["at_work"], closed, strict=True)) / MIB
         verdict.figure("given back by closing", size, unit="MiB")
 
 

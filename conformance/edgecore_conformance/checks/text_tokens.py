@@ -20,7 +20,7 @@ from edgecore.contract.errors import EdgecoreError
 from edgecore.contract.manifest import Manifest
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, check
-from edgecore_conformance.checks.text_common import Inputs, TextCheck, family_cells
+from edgecore_conformance.checks.text_common import Inputs, TextCheck, family_cells, opened
 from edgecore_conformance.checks.text_lines import lines
 from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation, error_of
@@ -65,7 +65,7 @@ class TextTokenizer(OfTokens):
         return [*asked, ("", True, False), ("", False, False)]
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
-        with bench.text_session(self.fixture(bench.manifest, cell)) as session:
+        with opened(bench, self.fixture(bench.manifest, cell)) as session:
             found = [session.tokenize(*line) for line in self._lines(bench.known, cell)]
             ends = sorted(session.eos_ids)
         return Observation({"eos_ids": ends}, packed(found))
@@ -110,7 +110,7 @@ class TextDetokenize(OfTokens):
         return {"single": single, "sequences": [*sequences, []]}
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
-        with bench.text_session(self.fixture(bench.manifest, cell)) as session:
+        with opened(bench, self.fixture(bench.manifest, cell)) as session:
             pieces = [session.token_bytes(token).hex() for token in asked["single"]]
             texts = [session.detokenize(ids) for ids in asked["sequences"]]
         return Observation({"bytes": pieces, "texts": texts})
@@ -161,7 +161,7 @@ class TextChat(OfTokens):
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         found: list[Any] = []
-        with bench.text_session(self.fixture(bench.manifest, cell)) as session:
+        with opened(bench, self.fixture(bench.manifest, cell)) as session:
             for messages in asked["conversations"]:
                 try:
                     prompt = session.apply_chat(messages)
