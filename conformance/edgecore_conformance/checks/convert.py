@@ -11,7 +11,7 @@ from edgecore.contract.manifest import Manifest
 from edgecore.contract.sessions import TensorSession
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check
-from edgecore_conformance.checks import closeness, direct, jobs, sizes, sources, upsets
+from edgecore_conformance.checks import closeness, direct, jobs, refusals, sizes, sources, upsets
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 
@@ -370,13 +370,13 @@ class Refused(OfConvert):
         return jobs.makes(manifest, "convert", "text")
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        return [{"case": case} for case in upsets.REFUSALS]
+        return [{"case": case} for case in refusals.REFUSALS]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         out = bench.folder("refused")
-        error = jobs.attempt(lambda: upsets.refusal(bench, cell["case"], out), bench)
+        error = jobs.attempt(lambda: refusals.refusal(bench, cell["case"], out), bench)
         return Observation({**error})
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        error, due = seen.facts.get("error", ""), upsets.REFUSALS[cell["case"]]
+        error, due = seen.facts.get("error", ""), refusals.REFUSALS[cell["case"]]
         verdict.expect(error in due, f"{error or 'an artifact'}, where {due[0]} is due: {seen.facts.get('what', '')}")

@@ -86,6 +86,7 @@ def main() -> None:
         found["error"] = {"error": type(error).__name__, **words, "what": words["what"] or str(error)}
     found["events"] = watch.events
     found["sockets"] = sockets()
+    found["children"] = children()
     found["packages"] = packages({m for s in found["stages"].values() for m in s["modules"]}, task)
     with open(task["answer"], "w", encoding="utf-8") as file:
         json.dump(found, file)
@@ -162,6 +163,16 @@ def sockets() -> int:
         except OSError:
             continue
     return count
+
+
+def children() -> int:
+    """Processes that this one started and that still run."""
+    import psutil
+
+    alive = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    for process in alive:
+        process.kill()
+    return len(alive)
 
 
 def packages(modules: set[str], task: dict[str, Any]) -> dict[str, dict[str, Any]]:

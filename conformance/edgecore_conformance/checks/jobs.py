@@ -18,6 +18,7 @@ from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.workers import Backend
 from edgecore_conformance.bench import Bench, sha256_of
+from edgecore_conformance.check import Check
 from edgecore_conformance.known import TRAINED
 
 Tree = dict[str, list[Any]]
@@ -95,6 +96,18 @@ def elsewhere(where: Mapping[str, Path]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def nested(bench: Bench, purpose: str) -> Path:
+    """An empty folder alone in a new one, so that what a plugin writes beside it is seen (`beside`)."""
+    out = bench.folder(purpose) / "out"
+    out.mkdir()
+    return out
+
+
+def beside(out: Path) -> list[str]:
+    """What lies beside a folder of `nested`."""
+    return sorted(path.name for path in out.parent.iterdir() if path != out)
+
+
 def trees(where: Mapping[str, Path]) -> dict[str, Tree]:
     return {name: tree(path) for name, path in where.items()}
 
@@ -147,6 +160,13 @@ def made_formats(manifest: Manifest, task: str) -> list[str]:
     """Formats that the backend makes: claims name them; others it opens and no more."""
     claimed = {claim.format for claim in manifest.claims if claim.task == task}
     return [f.name for f in manifest.formats if f.name in claimed]
+
+
+class OfQuantize(Check):
+    """Applies to plugins that quantize language models."""
+
+    def applies(self, manifest: Manifest) -> bool:
+        return makes(manifest, "quantize", "text")
 
 
 def convert_job(bench: Bench, source: Path, precision: Precision, format: str = "", task: str = "text") -> Job:

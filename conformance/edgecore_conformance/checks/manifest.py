@@ -202,7 +202,7 @@ class ProbeEffects(Check):
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         found = direct.observe_directly(bench, {"hook": "edgecore_probe", "arguments": {}})
-        names = ("events", "left", "sockets", "error", "call_error")
+        names = ("events", "left", "sockets", "children", "error", "call_error")
         return Observation({name: found[name] for name in names if name in found})
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
@@ -216,6 +216,7 @@ class ProbeEffects(Check):
         verdict.expect(not wrote, f"probe changes files: {', '.join(wrote[:5])}")
         called = [what for _, kind, what in facts["events"] if kind == "network"]
         verdict.expect(not called, f"probe wants the network: {', '.join(called[:5])}")
+        verdict.expect(facts["children"] == 0, f"probe leaves {facts['children']} processes running")
         verdict.figure("open sockets after probe", max(facts["sockets"], 0))
         verdict.expect(facts["sockets"] <= 0, "probe leaves sockets open")
 

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from edgecore.contract.errors import CorruptModel
 from edgecore.contract.manifest import Manifest
 from edgecore.contract.precisions import Precision
 from edgecore_conformance.bench import Bench
-from edgecore_conformance.check import Cell, Check, check
-from edgecore_conformance.checks import closeness, direct, garbage, jobs, sizes, upsets
+from edgecore_conformance.check import Cell, check
+from edgecore_conformance.checks import closeness, garbage, jobs, quantize_upsets, refusals, sizes, weights
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
 
-
-class OfQuantize(Check):
-    """Applies to plugins that quantize language models."""
-
-    def applies(self, manifest: Manifest) -> bool:
-        return jobs.makes(manifest, "quantize", "text")
+PARTS = (garbage, quantize_upsets, weights)
+"""Where the other checks of this group stand."""
 
 
 def named(manifest: Manifest, name: str) -> Precision:
@@ -46,7 +41,7 @@ def artifact_of(bench: Bench, precision: str, fixture: str = TRAINED) -> Any:
 
 
 @check
-class Size(OfQuantize):
+class Size(jobs.OfQuantize):
     """quantize.size: an artifact is as small as the name of its precision says, and as the plugin says.
 
     Bits a weight are counted by the suite in the artifact's own files, where it reads the format (GGUF, safetensors),
@@ -84,11 +79,11 @@ class Size(OfQuantize):
         sizes.judge_files(facts["files"], facts["found"], verdict)
         sizes.judge_size(facts, precision, verdict)
         sizes.judge_fallbacks(facts, precision, verdict)
-        weights = [
+        stored = [
             facts["digests"].get(name) for name, (_, role) in facts["files"].items() if role in ("model", "weights")
         ]
         base = set(facts["base"]["digests"].values())
-        copied = bool(weights) and all(digest in base for digest in weights)
+        copied = bool(stored) and all(digest in base for digest in stored)
         verdict.expect(
             not copied or facts["base"]["precision"] == precision.name,
             f"the weights are byte for byte those of the {facts['base']['precision']} artifact: nothing was quantized",
@@ -96,7 +91,7 @@ class Size(OfQuantize):
 
 
 @check
-class Order(OfQuantize):
+class Order(jobs.OfQuantize):
     """quantize.order: fewer bits make a smaller artifact.
 
     All claimed precisions of the trained fixture are made, and their files compared: of two whose nominal bits and
@@ -126,7 +121,7 @@ class Order(OfQuantize):
 
 
 @check
-class Quality(OfQuantize):
+class Quality(jobs.OfQuantize):
     """quantize.quality: what is left of the model is what its bits allow.
 
     Each claimed precision of the trained fixture is opened and scores held-out text. The mean KL divergence of the
@@ -165,7 +160,7 @@ class Quality(OfQuantize):
 
 
 @check
-class Unknown(OfQuantize):
+class Unknown(jobs.OfQuantize):
     """quantize.unknown: a precision that does not exist is refused, and the refusal names those that do.
 
     The hook is asked for a precision that nobody has. It must raise `UnsupportedPrecision`, and what it says must name
@@ -175,7 +170,7 @@ class Unknown(OfQuantize):
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
         only = [p.name for p in manifest.precisions if p.by == "convert"]
-        return [{"asked": upsets.NO_PRECISION}, *({"asked": name} for name in only[:1])]
+        return [{"asked": refusals.NO_PRECISION}, *({"asked": name} for name in only[:1])]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         base = bench.artifact(TRAINED)
@@ -197,7 +192,7 @@ class Unknown(OfQuantize):
 
 
 @check
-class Calibration(OfQuantize):
+class Calibration(jobs.OfQuantize):
     """quantize.calibration: a precision that requires calibration data is refused without it, and takes it.
 
     Asked through the core, as a user would, the precision without data is `UnsupportedPrecision`; asked directly, the
@@ -233,168 +228,3 @@ class Calibration(OfQuantize):
         )
         verdict.expect(hook not in jobs.UNTYPED, f"hook: {hook or 'an artifact'}, where a typed refusal is due")
         verdict.expect(not seen.facts["with"], f"with calibration data: {seen.facts['with']}")
-
-
-def usual_job(bench: Bench) -> jobs.Job:
-    return jobs.quantize_job(bench, jobs.usual(bench.manifest, bench.device))
-
-
-def called(bench: Bench, job: jobs.Job, out: Any) -> dict[str, Any]:
-    """The same call for a fresh interpreter."""
-    assert job.base is not None
-    calibration = str(bench.calibration()) if job.precision.calibration == "required" else None
-    return {
-        "hook": "edgecore_quantize",
-        "arguments": {
-            "artifact": direct.artifact_facts(job.base), "out": str(out), "precision": job.precision.name,
-            "calibration": calibration, "options": bench.options("quantize"),
-        },
-    }  # fmt: skip
-
-
-@check
-class Deterministic(OfQuantize):
-    """quantize.deterministic: the same request gives the same bytes, where that is declared.
-
-    As convert.deterministic, for the usual precision of this plugin.
-    """
-
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.twice(bench, usual_job(bench))
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_twice(seen, known, verdict)
-
-
-@check
-class Source(OfQuantize):
-    """quantize.source: the artifact that is quantized is left as it was, also when quantizing fails.
-
-    As convert.source: content, times and permissions, after a call that succeeds, one that is refused and one that is
-    cancelled.
-    """
-
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.untouched(bench, usual_job(bench))
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_untouched(seen, verdict)
-
-
-@check
-class Outside(OfQuantize):
-    """quantize.outside: nothing is written outside the folder that was given.
-
-    As convert.outside.
-    """
-
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        job, out = usual_job(bench), bench.folder("outside")
-        before = jobs.tree(job.source)
-        found = direct.observe_directly(bench, called(bench, job, out), out=out, source=job.source)
-        return upsets.outside_facts(found, before, jobs.tree(job.source), out)
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_outside(seen, verdict)
-
-
-@check
-class Progress(OfQuantize):
-    """quantize.progress: progress is told, only grows, ends at its total, and is never silent for long.
-
-    As convert.progress.
-    """
-
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.reports(bench, usual_job(bench))
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_reports(seen, verdict)
-
-
-@check
-class Cancel(OfQuantize):
-    """quantize.cancel: a quantization that nobody waits for any more ends in time.
-
-    As convert.cancel. A plugin that does not declare `cancel_quantize` (its runtime cannot be interrupted) may end with
-    its worker instead; it must still end within five seconds, and leave nothing that runs on.
-    """
-
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        job = usual_job(bench)
-        seen = upsets.cancelled(bench, job)
-        call = {**called(bench, job, bench.folder("cancelled")), "cancel_at": 2}
-        seen.facts["direct"] = upsets.cancelled_facts(direct.observe_directly(bench, call))
-        return seen
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_cancelled(seen, verdict, native=not known.manifest.can("cancel_quantize"))
-
-
-@check
-class Killed(OfQuantize):
-    """quantize.killed: kill -9 in the middle leaves nothing outside the folder, and the next call works.
-
-    As convert.killed.
-    """
-
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.killed(bench, usual_job(bench))
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_killed(seen, verdict)
-
-
-@check
-class DiskFull(OfQuantize):
-    """quantize.disk_full: a full disk is an error that says so, never an artifact.
-
-    As convert.disk_full.
-    """
-
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.disk_full(bench, usual_job(bench))
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_disk_full(seen, verdict)
-
-
-@check
-class Corrupt(OfQuantize):
-    """quantize.corrupt: a damaged artifact is refused with a typed error, never quantized.
-
-    The model file of a copy of the artifact ends after two thirds. The hook must raise one of the contract's errors and
-    leave a worker that answers, or die as a whole in a way that the caller is told of; an artifact is a failure.
-    """
-
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        job = jobs.quantize_job(bench, jobs.usual(bench.manifest, bench.device))
-        assert job.base is not None
-        base = truncated(bench, job.base)
-
-        def ask() -> object:
-            with bench.fresh() as backend:
-                return backend.quantize(
-                    artifact=base, out=bench.folder("corrupt"), precision=job.precision.name,
-                    options=bench.options("quantize"), deadline=bench.left,
-                )  # fmt: skip
-
-        return Observation(jobs.attempt(ask, bench))
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        error = seen.facts.get("error", "")
-        fine = error == CorruptModel.__name__ or error not in jobs.UNTYPED or error == "EdgecoreError"
-        verdict.expect(fine, f"{error or 'an artifact'}, where CorruptModel is due: {seen.facts.get('what', '')}")
-
-
-def truncated(bench: Bench, artifact: Any) -> Any:
-    """A copy whose largest file lacks its last third."""
-    import shutil
-    from dataclasses import replace
-
-    folder = bench.folder("truncated")
-    shutil.copytree(artifact.path, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
-    largest = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
-    data = largest.read_bytes()
-    largest.write_bytes(data[: len(data) * 2 // 3])
-    return replace(artifact, path=folder)

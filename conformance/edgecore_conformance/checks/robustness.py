@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from edgecore.contract.artifacts import Artifact
@@ -22,15 +16,17 @@ from edgecore.workers import Backend
 from edgecore.workers.limits import anonymous_bytes
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check, has_task
-from edgecore_conformance.checks import jobs, upsets
+from edgecore_conformance.checks import interrupt, jobs, upsets
+from edgecore_conformance.checks.upsets import IN_TIME
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
-from edgecore_conformance.outcomes import Outcome
 
 PROMPT = 8
 """Tokens of the prompt of every small generation here."""
-IN_TIME = 5.0
-"""Seconds for an end that was asked for: two of grace before the core kills, and a busy machine."""
+MOST_LEFT = 5
+"""Files in home or temporary folders that a runtime may keep for all its rounds together: a cache, not a leak."""
+PARTS = (interrupt,)
+"""Where the other checks of this group stand."""
 
 
 class OfText(Check):
@@ -156,8 +152,8 @@ class MemoryLimit(OfText):
     """robustness.memory_limit: a worker that holds more than it may is ended, and the call says that it does not fit.
 
     A worker may hold 8 MiB of anonymous memory, which none with a runtime can keep to, and opens the
-    artifact: `DoesNotFit`, and the process is gone. With 16 GiB the same works. A failure is a machine that swaps until somebody
-    pulls the plug.
+    artifact: `DoesNotFit`, and the process is gone. With 16 GiB the same works. A failure is a machine that swaps
+    until somebody pulls the plug.
     """
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
@@ -211,7 +207,12 @@ class Rounds(OfText):
         after: list[list[int]] = []
         held: list[int] = []
         answers: list[list[int]] = []
-        with bench.fresh() as backend:
+        where = jobs.places(bench.folder("rounds"))
+        with jobs.elsewhere(where):
+            context = bench.fresh()
+            backend = context.__enter__()
+        with ExitStack() as stack:
+            stack.push(context.__exit__)
             for _ in range(rounds):
                 with bench.session(artifact, backend=backend) as opened:
                     assert isinstance(opened, TextSession)
@@ -219,13 +220,16 @@ class Rounds(OfText):
                     held.append(anonymous_bytes(backend.pid))
                 backend.probe(deadline=bench.left)  # what closing left to do is done
                 after.append([anonymous_bytes(backend.pid), *_handles(backend.pid)])
-        return Observation({"after": after, "held": held, "answers": answers})
+        left = {name: sorted(tree) for name, tree in jobs.trees(where).items()}
+        return Observation({"after": after, "held": held, "answers": answers, "left": left})
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         after, held = seen.facts["after"], seen.facts["held"]
         due = 100 if known.level == "full" else 10
         verdict.expect(len(after) == due, f"{len(after)} rounds, where {due} are due")
         verdict.expect(all(a == seen.facts["answers"][0] for a in seen.facts["answers"]), "rounds answer differently")
+        for place, files in seen.facts["left"].items():
+            verdict.expect(len(files) < MOST_LEFT, f"left in {place}: {len(files)} files, {', '.join(files[:5])}")
         memory = [a[0] for a in after]
         session = max(0, statistics.median(held) - statistics.median(memory))
         early, late = statistics.median(memory[2:5]), statistics.median(memory[-3:])
@@ -251,96 +255,6 @@ def _handles(pid: int) -> tuple[int, int]:
         files = process.num_fds() if hasattr(process, "num_fds") else -1
         return files, process.num_threads()
     return -1, -1
-
-
-@check
-class Interrupt(OfText):
-    """robustness.interrupt: Ctrl-C ends `edgecore run` in time, with 130, and leaves no worker.
-
-    The artifact is put into a store of its own, `edgecore run` generates from it, and after its first words the
-    process, and no other, gets SIGINT. It must end within five seconds with status 130, and every process that it
-    had started must be gone. A failure is a terminal that does not come back, or a runtime that goes on computing in
-    the background.
-    """
-
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        if os.name != "posix":
-            return Observation({"skipped": "signals of this kind are POSIX's"})
-        home, identity = stored(bench, bench.artifact(TRAINED))
-        tries: list[dict[str, Any]] = []
-        while len(tries) < 3 and (not tries or tries[-1]["finished"]):  # an answer may end before it is interrupted
-            tries.append(_interrupted(bench, home, identity, len(tries)))
-        return Observation({"tried": tries})
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        if "skipped" in seen.facts:
-            verdict.claimed = Outcome.NOT_APPLICABLE
-            return
-        last = seen.facts["tried"][-1]
-        if last["finished"]:
-            verdict.claimed = Outcome.UNAVAILABLE
-            return
-        verdict.expect(
-            last["status"] == 130, f"it ended with status {last['status']}, where 130 is due: {last['said'][-300:]}"
-        )
-        verdict.figure(
-            "from SIGINT to the end", last["seconds"], IN_TIME, "<=", "s", "2 s of grace, and a busy machine"
-        )
-        verdict.expect(last["children"] > 0, "there was no worker")
-        verdict.expect(last["orphans"] == 0, f"{last['orphans']} processes that it had started live on")
-
-
-def stored(bench: Bench, artifact: Artifact) -> tuple[Path, str]:
-    """The artifact in a new store, as `edgecore build` leaves it; answers EDGECORE_HOME and its id."""
-    import shutil
-
-    from edgecore.store import Store
-
-    home = bench.folder("home")
-    identity = f"{artifact.backend}-{artifact.precision}-conformance"
-    with Store(home / "artifacts").build(identity) as staging:
-        for file in artifact.files:
-            target = staging.path / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(artifact.path / file.path, target)
-        staging.publish(replace(artifact, id=identity, path=staging.path))
-    return home, identity
-
-
-def _interrupted(bench: Bench, home: Path, identity: str, number: int) -> dict[str, Any]:
-    import psutil
-
-    origin = bench.entry.origin
-    name = bench.entry.name if origin != "path" else str(Path(bench.entry.location).parent)
-    prompt = bench.known.text(f"interrupt {number}", 64)
-    room = bench.artifact(TRAINED).context_length
-    command = [
-        sys.executable, "-m", "edgecore", "run", identity, "--backend", name, "--device", bench.device, "-p", prompt,
-        "-n", str(max(64, room - 128)), "--temp", "1.5", "--seed", str(number),
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command, env={**os.environ, "EDGECORE_HOME": str(home)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True, cwd=bench.work,
-    )  # fmt: skip
-    children: list[Any] = []
-    try:
-        assert process.stdout
-        said = process.stdout.read(1)
-        with suppress(psutil.Error):
-            children = psutil.Process(process.pid).children(recursive=True)
-        begun = time.monotonic()
-        os.kill(process.pid, signal.SIGINT)
-        rest, _ = process.communicate(timeout=30)
-        seconds = time.monotonic() - begun
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    _, alive = psutil.wait_procs(children, timeout=3)
-    return {
-        "status": process.returncode, "seconds": seconds, "said": (said + rest).decode("utf-8", "replace")[-2000:],
-        "finished": process.returncode == 0, "children": len(children), "orphans": len(alive),
-    }  # fmt: skip
 
 
 @check
@@ -379,9 +293,9 @@ class Misuse(OfText):
 def misused(bench: Bench, artifact: Artifact, case: str) -> object:
     """Do it. Raises what the backend raises."""
     if case in ("no model", "half a model"):
-        from edgecore_conformance.checks.quantize import truncated
+        from edgecore_conformance.checks.quantize_upsets import damaged
 
-        bad = truncated(bench, artifact)
+        bad = damaged(bench, artifact)
         if case == "no model":
             for file in sorted(f for f in bad.path.rglob("*") if f.is_file()):
                 file.unlink()

@@ -85,6 +85,16 @@ def judge_size(facts: Mapping[str, Any], precision: Any, verdict: Judgement) -> 
         near = min((layers, matrices), key=lambda bits: abs(bits - said["eligible_bits_per_weight"]))
         _agree(verdict, "eligible bits a weight", said["eligible_bits_per_weight"], near)
     elif elements:
+        # The container and what else lies in the same file: a quarter of a megabyte.
+        least = (files - 8 * (1 << 18)) / elements / 1.05
+        verdict.figure(
+            "said: bits a weight, at least",
+            said["bits_per_weight"],
+            least,
+            ">=",
+            "bits",
+            "what the files hold, less 256 KiB",
+        )
         most = files / elements * 1.02
         verdict.figure(
             "said: bits a weight", said["bits_per_weight"], most, "<=", "bits", "no more than the files hold"

@@ -11,14 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecore.contract.artifacts import Made
 from edgecore.contract.errors import Cancelled
-from edgecore.contract.hookspecs import ConvertLimits
-from edgecore.workers import Backend
 from edgecore_conformance.bench import Bench
-from edgecore_conformance.checks import jobs
+from edgecore_conformance.checks import jobs, refusals
 from edgecore_conformance.checks.jobs import Job, Tree
-from edgecore_conformance.known import TRAINED, Known
+from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
 
@@ -72,7 +69,7 @@ def untouched(bench: Bench, job: Job) -> Observation:
     backend, before = bench.backend(), jobs.tree(job.source)
     job.run(backend, bench.folder("untouched"), bench.left)
     after = {"made": jobs.tree(job.source)}
-    error = jobs.attempt(lambda: refusal(bench, "precision", bench.folder("untouched"), job), bench)
+    error = jobs.attempt(lambda: refusals.refusal(bench, "precision", bench.folder("untouched"), job), bench)
     after["refused"] = jobs.tree(job.source)
     stopped = jobs.attempt(lambda: job.run(backend, bench.folder("untouched"), bench.left, _Stop()), bench)
     after["cancelled"] = jobs.tree(job.source)
@@ -169,7 +166,8 @@ def cancelled(bench: Bench, job: Job) -> Observation:
     with bench.fresh() as backend:
         backend.probe(deadline=bench.left)
         begun = time.monotonic()
-        error = jobs.attempt(lambda: job.run(backend, bench.folder("cancel"), bench.left, stop), bench)
+        cancelled_out = jobs.nested(bench, "cancel")
+        error = jobs.attempt(lambda: job.run(backend, cancelled_out, bench.left, stop), bench)
         took = time.monotonic() - (stop.when or begun)
         out = bench.folder("after")
         again = jobs.attempt(lambda: job.run(backend, out, bench.left), bench)
@@ -178,7 +176,8 @@ def cancelled(bench: Bench, job: Job) -> Observation:
         made = {} if again else jobs.digests(out)
     return Observation(
         {
-            **error, "seconds": took, "reports": stop.reports, "again": again, "alive": living, "made": made,
+            **error, "seconds": took, "reports": stop.reports, "beside": jobs.beside(cancelled_out),
+            "again": again, "alive": living, "made": made,
             "gone": gone(pid), "undisturbed": undisturbed(bench, job),
         }
     )  # fmt: skip
@@ -213,6 +212,7 @@ def judge_cancelled(seen: Observation, verdict: Judgement, native: bool = False)
     else:
         verdict.expect(native, "the worker had to be ended, because the hook did not stop when it was asked to")
     verdict.expect(facts["gone"], "the worker lives on after it was closed")
+    verdict.expect(not facts["beside"], f"left beside the folder that was given: {', '.join(facts['beside'])}")
     if "direct" in facts and not native:
         error = facts["direct"]["error"]
         verdict.expect(
@@ -225,7 +225,7 @@ def judge_cancelled(seen: Observation, verdict: Judgement, native: bool = False)
 def killed(bench: Bench, job: Job) -> Observation:
     """A worker in empty places, killed at its first report."""
     where = jobs.places(bench.folder("killed"))
-    before, out = jobs.tree(job.source), bench.folder("out")
+    before, out = jobs.tree(job.source), jobs.nested(bench, "killed-out")
     reports = 0
     with jobs.elsewhere(where):
         context = bench.fresh()
@@ -249,7 +249,8 @@ def killed(bench: Bench, job: Job) -> Observation:
         again = jobs.attempt(lambda: job.run(fresh, second, bench.left), bench)
     return Observation(
         {
-            **error, "reports": reports, "before": before, "after": jobs.tree(job.source), "left": left,
+            **error, "reports": reports, "before": before, "after": jobs.tree(job.source),
+            "left": {**left, "the folder around": jobs.beside(out)},
             "again": again, "made": jobs.digests(second), "undisturbed": undisturbed(bench, job), "gone": gone(pid),
         }
     )  # fmt: skip
@@ -354,51 +355,3 @@ def judge_disk_full(seen: Observation, verdict: Judgement) -> None:
         verdict.expect(one["alive"], f"files of at most {one['limit']} bytes: the worker died")
     verdict.expect(not facts["again"], f"with room again, the call fails: {facts['again']}")
     verdict.expect(facts["after"] == facts["whole"], "with room again, the files have other sizes")
-
-
-# ---- what is refused ----
-
-REFUSALS = {
-    "precision": ("UnsupportedPrecision",),
-    "format": ("UnsupportedModel", "BadRequest"),
-    "family": ("UnsupportedModel",),
-    "context": ("DoesNotFit",),
-    "missing": ("ModelNotFound",),
-}
-"""Errors that are due, by case."""
-NO_PRECISION = "q7_nobody"
-
-
-def refusal(bench: Bench, case: str, out: Path, job: Job | None = None) -> Made:
-    """Ask convert (or the job's verb) for what there is not. Raises what the backend raises."""
-    backend: Backend = bench.backend()
-    if job is not None and job.base is not None:
-        return backend.quantize(
-            artifact=job.base, out=out, precision=NO_PRECISION, options=bench.options("quantize"), deadline=bench.left
-        )
-    task = "tensor" if job is not None and job.source.suffix == ".onnx" else "text"
-    given: dict[str, Any] = {
-        "source": job.source if job is not None else bench.known.fixture(TRAINED),
-        "format": jobs.made_formats(bench.manifest, task)[0],
-        "precision": next(p.name for p in bench.manifest.precisions if p.by != "quantize"),
-    }
-    if case == "precision":
-        given["precision"] = NO_PRECISION
-    elif case == "format":
-        given["format"] = "format-of-nobody"
-    elif case == "family":
-        from edgecore_conformance.checks.sources import source
-
-        folder = source(bench, "huggingface")
-        config = (folder / "config.json").read_text(encoding="utf-8")
-        (folder / "config.json").write_text(config.replace('"llama"', '"family_of_nobody"'), encoding="utf-8")
-        given["source"] = folder
-    elif case == "context":
-        given["limits"] = ConvertLimits(max_context=1 << 24)
-    elif case == "missing":
-        given["source"] = bench.folder("nothing") / "no-model"
-    return backend.convert(out=out, options=bench.options("convert"), deadline=bench.left, **given)
-
-
-def is_typed(error: Mapping[str, str]) -> bool:
-    return error.get("error", "") not in jobs.UNTYPED
