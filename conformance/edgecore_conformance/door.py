@@ -38,6 +38,8 @@ def drive(run: Run, expression: str = "") -> bool:
     inside = _Inside(run)
     with _alone():
         code = pytest.main(arguments, plugins=[inside])
+    if inside.error is not None:
+        raise inside.error
     if inside.problem:
         raise BadRequest(f"the rows could not be selected: {inside.problem}", hint="edgecore conformance list")
     if code == pytest.ExitCode.NO_TESTS_COLLECTED:
@@ -54,6 +56,7 @@ class _Inside:
 
     def __init__(self, run: Run) -> None:
         self.run, self.problem = run, ""
+        self.error: BaseException | None = None
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -65,8 +68,9 @@ class _Inside:
         if report.failed and not self.problem:
             self.problem = str(report.longrepr).strip().splitlines()[-1]
 
-    def pytest_internalerror(self, excrepr: object) -> None:
-        self.problem = self.problem or str(excrepr).strip().splitlines()[-1]
+    def pytest_internalerror(self, excrepr: object, excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+        self.error = self.error or excinfo.value
+        return True
 
 
 @contextmanager

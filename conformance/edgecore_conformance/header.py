@@ -140,7 +140,7 @@ def power(root: Path = Path("/sys")) -> dict[str, str]:
     try:
         import psutil
 
-        battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None  # type: ignore[no-untyped-call]
+        battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
         if battery is not None:
             found["source"] = "mains" if battery.power_plugged else "battery"
             found["charge"] = f"{battery.percent:.0f} %"

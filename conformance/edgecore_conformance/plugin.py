@@ -1,19 +1,22 @@
 """The pytest plugin: selects rows, runs each as a test, and hands every row to the evidence.
 
-Loaded by `edgecore conformance run` and by `BackendConformance` (authors.py); both doors lead through `Run`.
+Loaded by `edgecore conformance run` and, through the entry point group `pytest11`, wherever this distribution is
+installed, for `BackendConformance` (authors.py); both doors lead through `Run`. Whoever has no such class pays for this
+module only, so it imports the rest on first use.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edgecore_conformance.check import row_id
-from edgecore_conformance.run import Run
+if TYPE_CHECKING:
+    from edgecore_conformance.run import Run
 
-RUN = pytest.StashKey[dict[tuple[str, str, str], Run]]()
+RUN = pytest.StashKey["dict[tuple[str, str, str], Run]"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,15 +41,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     run = _run(metafunc.config, metafunc.cls)
     pairs = run.pairs()
     metafunc.parametrize(
-        "conformance_row", [(run, c, cell) for c, cell in pairs], ids=[row_id(c.name(), cell) for c, cell in pairs]
+        "conformance_row", [(run, c, cell) for c, cell in pairs], ids=[_id(c.name(), cell) for c, cell in pairs]
     )
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Which rows are selected is known now (-k has spoken): written down before the first of them runs."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Which rows are selected is known now (-k has spoken): written down before the first of them runs. Not in
+    `pytest_collection_finish`, which pytest calls for a selection that failed too."""
+    if session.testsfailed or session.config.option.collectonly:
+        return
     for run in session.config.stash[RUN].values():
         chosen = [i.callspec.params["conformance_row"] for i in session.items if hasattr(i, "callspec")]
-        run.select([row_id(c.name(), cell) for r, c, cell in chosen if r is run])
+        if ids := [_id(c.name(), cell) for r, c, cell in chosen if r is run]:
+            run.select(ids)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -61,8 +69,16 @@ def conformance_outcome(conformance_row: Any) -> Any:
     return run.row(check, cell)
 
 
+def _id(name: str, cell: Mapping[str, str]) -> str:
+    from edgecore_conformance.check import row_id
+
+    return row_id(name, cell)
+
+
 def _run(config: pytest.Config, kind: type | None) -> Run:
     """One run a backend, device and level: a class of an author's names its own, the command line the other."""
+    from edgecore_conformance.run import Run
+
     option = config.getoption
     backend = str(getattr(kind, "backend", None) or option("--conformance-backend") or "")
     device = str(getattr(kind, "device", None) or option("--conformance-device") or "")

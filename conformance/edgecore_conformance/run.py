@@ -70,6 +70,7 @@ class Run:
         self.begun = datetime.now(UTC)
         self.on_row: Callable[[Row], None] | None = None
         """Told of every finished row."""
+        self._selected = False
         self.report: dict[str, Any] | None = None
         """What report.json says, once the run is finished."""
 
@@ -87,18 +88,16 @@ class Run:
     def select(self, ids: Iterable[str]) -> None:
         """Exactly these rows are run; others are not this run's business. A run that goes on keeps what an earlier one
         had selected beside them, and its header: a selection never shrinks."""
-        chosen = set(ids)
-        if self._resumed:
-            chosen |= set(self.rows.selected())
-        self.rows.select(i for c, cell in self.pairs() if (i := row_id(c.name(), cell)) in chosen)
-        now = header(self)
-        file = self.folder / HEADER
+        chosen, now, file = set(ids), header(self), self.folder / HEADER
         if self._resumed:
             check_same(json.loads(file.read_text(encoding="utf-8")), now)
+            chosen |= set(self.rows.selected())
         else:
             file.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             (self.folder / MANIFEST).write_text(self.entry.data + "\n", encoding="utf-8")
+        self.rows.select(i for c, cell in self.pairs() if (i := row_id(c.name(), cell)) in chosen)
         self._note_session(now)
+        self._selected = True
 
     def _note_session(self, now: dict[str, Any]) -> None:
         """When it was begun, and gone on with."""
@@ -146,7 +145,7 @@ class Run:
 
         self.bench.close()
         try:
-            if (self.folder / SELECTED).is_file():
+            if self._selected:
                 self.report = write_reports(self)
         finally:
             self._temporary.cleanup()

@@ -104,8 +104,10 @@ def rows_of(check: Check, known: Known) -> list[Mapping[str, str]]:
 
 
 def file_name(row: str) -> str:
-    """A row's id as a file name, the same everywhere."""
-    return re.sub(r"[^A-Za-z0-9_.=,-]", "_", row)
+    """A row's id as a file name, the same everywhere, another for every row."""
+    plain = re.sub(r"[\[\]]", "_", row)
+    safe = re.sub(r"[^A-Za-z0-9_.=,-]", "_", plain)
+    return safe if safe == plain else f"{safe}{hashlib.sha256(row.encode()).hexdigest()[:8]}"
 
 
 def digest(file: Path) -> str:

@@ -119,3 +119,78 @@ def run_small(out: Path, only: str = "", backend: str = "reference", **how: Any)
         run.row(check, cell)
     run.finish()
     return run
+
+
+PLUGIN = """\
+name = "{name}"
+title = "The reference, named otherwise"
+summary = "For tests"
+contract = "1.0"
+hooks = "{package}.hooks"
+distribution = "edgecore-reference"
+sources = ["huggingface"]
+reference = true
+
+[runtime]
+distribution = "numpy"
+
+[capabilities]
+logits = true
+
+[[devices]]
+name = "cpu"
+emulated = {emulated}
+
+[[formats]]
+name = "huggingface"
+task = "text"
+marker = "config.json"
+
+[[precisions]]
+name = "f16"
+bits = 16
+by = "convert"
+
+[[claims]]
+task = "text"
+families = ["llama", "qwen3"]
+formats = ["huggingface"]
+precisions = ["f16"]
+devices = ["cpu"]
+
+[[options.convert]]
+name = "vectors"
+type = "str"
+default = "f32"
+
+[[options.run]]
+name = "resident"
+type = "bool"
+default = true
+
+[[options.run]]
+name = "chunk"
+type = "int"
+default = 64
+"""
+
+
+def write_plugin(folder: Path, exceptions: str = "", emulated: bool = False) -> Path:
+    """A plugin of two claims whose hooks are the reference's, with a conformance.toml where there are `exceptions`."""
+    package = folder / f"small_{folder.name}"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "hooks.py").write_text("from edgecore_reference.hooks import *  # noqa\n")
+    manifest = PLUGIN.format(name=folder.name, package=package.name, emulated=str(emulated).lower())
+    (package / "backend.toml").write_text(manifest)
+    if exceptions:
+        (package / "conformance.toml").write_text(exceptions)
+    return folder
+
+
+def exception(check: str, kind: str = "xfail", when: str = "", expires: str = "2099-01-01") -> str:
+    """An entry of conformance.toml."""
+    return (
+        f'[[exceptions]]\ncheck = "{check}"\nkind = "{kind}"\nreason = "known"\nissue = "https://example.org/1"\n'
+        f"expires = {expires}\n" + (f"when = {{ {when} }}\n" if when else "")
+    )
