@@ -116,7 +116,7 @@ def convert(was, model, out, precision, vectors, limits, progress):
             progress(done, total, stage)
         except Cancelled:
             pass
-        time.sleep(0.2)
+        time.sleep(0.05)
     return was(model, out, precision, vectors, limits, deaf)
 """,
     ),

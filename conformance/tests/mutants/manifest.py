@@ -29,14 +29,14 @@ MUTANTS = (
     ),
     Mutant(
         "probe_slow",
-        "the probe takes three seconds",
+        "the probe takes a second and a half",
         ("manifest.probe",),
         """
 import time
 
 @hookimpl
 def edgecore_probe():
-    time.sleep(3)
+    time.sleep(1.5)
     return truthful.edgecore_probe()
 """,
     ),

@@ -30,7 +30,7 @@ def matrix_bytes(was, values, precision):
     _quantize(
         "scale_lost_in_one_block",
         "the last block of each matrix has the scale zero",
-        "quantize.weights",
+        "quantize.quality",
         """
 @instead(truthful, "matrix_bytes")
 def matrix_bytes(was, values, precision):
@@ -222,7 +222,7 @@ def edgecore_quantize(artifact, out, precision, calibration, options, progress):
             progress(*report)
         except Cancelled:
             pass
-        time.sleep(0.2)
+        time.sleep(0.1)
     return truthful.edgecore_quantize(artifact, out, precision, calibration, options, deaf)
 """,
     ),

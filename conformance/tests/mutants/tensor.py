@@ -42,8 +42,9 @@ def call(was, self, feeds):
         """
 @instead(OnnxSession, "__call__")
 def call(was, self, feeds):
+    batch = next((len(f) for f in feeds.values()), 1)
     zeros = {
-        s.name: np.zeros([n if isinstance(n, int) else 1 for n in s.shape], s.dtype) for s in self.inputs
+        s.name: np.zeros([n if isinstance(n, int) else batch for n in s.shape], s.dtype) for s in self.inputs
     }
     return was(self, {**zeros, **feeds})
 """,
@@ -157,15 +158,16 @@ def call(was, self, feeds):
 """,
     ),
     _tensor(
-        "softmax_over_another_axis",
-        "Softmax always runs over the first axis",
+        "softmax_over_everything",
+        "Softmax sums over the whole tensor, not over its axis",
         "tensor.operators",
         """
 from onnx.reference.ops.op_softmax import Softmax
 
 @instead(Softmax, "_run")
 def run(was, self, X, axis=None):
-    return was(self, X, axis=0)
+    found = np.exp(X - X.max())
+    return (found / found.sum(),)
 """,
     ),
     _tensor(
