@@ -80,7 +80,8 @@ class Figure:
         value = "not finite" if self.value is None else f"{self.value:.4g}"
         if self.bound is None:
             return f"{self.name} {value} {self.unit}".rstrip()
-        return f"{self.name} {value} {'holds' if self.holds else 'misses'} {self.relation} {self.bound:.4g} {self.unit}".rstrip()
+        stands = "holds" if self.holds else "misses"
+        return f"{self.name} {value} {stands} {self.relation} {self.bound:.4g} {self.unit}".rstrip()
 
 
 @dataclass(slots=True)
