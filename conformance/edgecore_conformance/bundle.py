@@ -45,7 +45,11 @@ class Bundle:
 def open_bundle(folder: Path) -> Bundle:
     """Raises `BadRequest` that names the file which is missing or no JSON."""
     if not (folder / REPORT).is_file():
-        raise BadRequest(f"{folder} holds no {REPORT}", supported="the folder that `conformance run --out` wrote")
+        raise BadRequest(
+            f"{folder} holds no {REPORT}",
+            supported="the folder that `edgecore conformance run --out` wrote, whole",
+            hint="edgecore conformance run --backend NAME --out DIR",
+        )
     manifest = _read(folder / MANIFEST, dict)
     lines = [_parsed(line, folder / ROWS) for line in _text(folder / ROWS).splitlines() if line.strip()]
     return Bundle(

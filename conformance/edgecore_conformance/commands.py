@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgecore_conformance.rows import Row
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-BUNDLE = click.Path(path_type=Path, file_okay=False, exists=True)
+BUNDLE = click.Path(path_type=Path, file_okay=False)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, nothing else.")
 
 

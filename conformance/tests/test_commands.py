@@ -211,3 +211,35 @@ def test_backends_stays_free_of_numpy_metadata_and_the_suite() -> None:
     begin = time.perf_counter()
     proving.standings(registry.find("reference"))
     assert time.perf_counter() - begin < 1.0
+
+
+# ---- the pages ----
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_of_checks_is_what_the_checks_say() -> None:
+    from edgecore_conformance.pages import page
+
+    told = "run: python -m edgecore_conformance.pages > docs/checks.md"
+    assert (DOCS / "checks.md").read_text(encoding="utf-8") == page(), told
+
+
+def test_every_check_says_what_is_done_and_why() -> None:
+    from edgecore_conformance.check import all_checks
+
+    short = [n for n, c in all_checks().items() if len((c.__doc__ or "").partition("\n")[2].split()) < 8]
+    assert short == []
+
+
+def test_every_outcome_state_kind_and_option_is_documented() -> None:
+    from edgecore_conformance.claims import ClaimState
+    from edgecore_conformance.commands import run
+    from edgecore_conformance.expectations import KINDS
+    from edgecore_conformance.outcomes import Outcome
+
+    text = (DOCS / "conformance.md").read_text(encoding="utf-8")
+    assert [o for o in Outcome if f"| `{o.value}` | {'yes' if o.good else 'no'} |" not in text] == []
+    assert [word for word in (*ClaimState, *KINDS) if f"| `{word}` |" not in text] == []
+    flags = [flag for option in run.params for flag in option.opts]
+    assert [flag for flag in flags if f"`{flag}" not in text] == []
