@@ -2,8 +2,9 @@
 knows beforehand: ends, stop strings across tokens, characters across tokens, answers without end.
 
 Attention and MLP add nothing, so the last token alone decides: the output row of its successor is its own embedding,
-and leads every other logit by some twenty. Quantized, sampled at temperature 1, or computed in bfloat16, it says the same.
-The script is drawn from the run's seed, over the trained model's vocabulary: nothing of it can be known beforehand.
+and leads every other logit by some twenty. Quantized, sampled at temperature 1, or computed in bfloat16, it says the
+same. The script is drawn from the run's seed, over the trained model's vocabulary: nothing of it can be known
+beforehand.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -55,7 +57,7 @@ class Script:
         for chain in (self.words, self.characters):
             found |= zip(chain, (*chain[1:], self.loop[0]), strict=True)
         for chain in (self.half, *self.ends):
-            found |= zip(chain[:-1], chain[1:], strict=True)
+            found |= pairwise(chain)
         return found
 
     def answer(self, last: int, count: int) -> list[int]:
@@ -120,7 +122,7 @@ def write(folder: Path, source: Path, tokenizer: Tokenizer, made: Script) -> Pat
 
 
 def weights(vocabulary: int, made: Script) -> dict[str, NDArray[np.float32]]:
-    """By Hugging Face name. Tokens with the same successor have one embedding, so that no output row is a sum of many."""
+    """By Hugging Face name. Tokens with the same successor have one embedding, so that no output row is a sum."""
     successors = {i: made.successors.get(i, made.loop[0]) for i in range(vocabulary)}
     directions = bell("edgecore scripted directions", (vocabulary, HIDDEN), 1.0)
     directions /= np.sqrt((directions**2).mean(axis=1, keepdims=True))

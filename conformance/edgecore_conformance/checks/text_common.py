@@ -1,7 +1,7 @@
 """What the checks of text share: the shape of one, how answers are recorded, and how far they may be from the oracle's.
 
-Every check derives its inputs from the seed twice, when it observes and when it judges, and the two must agree: answers to
-other questions are worth nothing.
+Every check derives its inputs from the seed twice, when it observes and when it judges, and the two must agree:
+answers to other questions are worth nothing.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from edgecore_conformance.observation import Judgement, Observation, error_of
 from edgecore_conformance.outcomes import Outcome
 
 PATHS_X = 4
-"""The bounds come from texts that were scored at once; a few tokens at a time are other kernels, whose errors scatter more.
-The core allows the same (`quality.verdict.PATHS_X`)."""
+"""The bounds come from texts that were scored at once; a few tokens at a time are other kernels, whose errors scatter
+more. The core allows the same (`quality.verdict.PATHS_X`)."""
 WORST_X = 60
-"""A single position may be so many times further off than the mean may be: tails are long, broken positions are not near."""
+"""A single position may be so many times further off than the mean: tails are long, broken positions are further."""
 DEVIATIONS = 6
 """How many standard deviations, of the error that the kernels' bound allows, two logits may change places by."""
 Rows = NDArray[np.float32]
@@ -49,7 +49,7 @@ def text_families(manifest: Manifest, device: str = "") -> tuple[str, ...]:
 
 
 def subject(manifest: Manifest) -> str:
-    """The fixture that checks of behaviour run: the trained Llama, or for a plugin without Llamas a family that it has."""
+    """The fixture that checks of behaviour run: the trained Llama, or where Llamas are not claimed a family that is."""
     claimed = text_families(manifest)
     if not claimed or "llama" in claimed:
         return TRAINED
@@ -219,7 +219,7 @@ def declared(known: Known, seen: Observation) -> Precision:
 def allowance(
     known: Known, seen: Observation, fixture: str, tokens: Sequence[int], *, scored: bool = False
 ) -> tuple[float, str]:
-    """(mean KL that may be lost, where that comes from): by the kernels, and by a precision that cannot hold the weights.
+    """(mean KL that may be lost, where that comes from): by kernels, and by a precision that cannot hold the weights.
     `scored` for a whole text at once."""
     precision = declared(known, seen)
     compute, why = compute_class(str(seen.facts.get("compute", "")), precision)
@@ -237,7 +237,7 @@ def allowance(
 
 
 def tolerance(known: Known, seen: Observation, fixture: str, tokens: Sequence[int]) -> float:
-    """Logits by which the oracle's best may lead and still not be chosen. KL is about half the variance of the error."""
+    """Logits by which the oracle's best may lead and still not be chosen. KL is half the variance of the error."""
     return DEVIATIONS * math.sqrt(2 * allowance(known, seen, fixture, tokens)[0])
 
 

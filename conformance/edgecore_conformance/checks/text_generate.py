@@ -85,9 +85,9 @@ def expect_answer(
 class TextGreedy(TextCheck):
     """text.greedy: at temperature 0 every token is the model's best one.
 
-    Answers to several prompts, short and long, are held to the oracle: given the prompt and the answer so far, the token
-    that was chosen must be the oracle's best, or so close behind it that the compute precision explains it. A seed must
-    make no difference, nor top-k and top-p. The context must hold prompt and answer afterwards.
+    Answers to several prompts, short and long, are held to the oracle: given the prompt and the answer so far, the
+    token that was chosen must be the oracle's best, or so close behind it that the compute precision explains it. A
+    seed must make no difference, nor top-k and top-p. The context must hold prompt and answer afterwards.
 
     A failure at the first token means that prefill and generation differ; later, that steps do, or that the loop feeds
     back another token than it showed.
@@ -168,9 +168,9 @@ class TextLength(Scripted):
 class TextEnd(Scripted):
     """text.end: a token that ends a generation ends it, and is reported.
 
-    For every such token of the model (end of sequence, end of turn) there is an answer that comes to it after a few words,
-    and one that begins with it. The finish must be `eos`, the token must be the last piece's, and nothing of it may be in
-    the text; words that would follow must not come. In a prompt the same tokens end nothing.
+    For every such token of the model (end of sequence, end of turn) there is an answer that comes to it after a few
+    words, and one that begins with it. The finish must be `eos`, the token must be the last piece's, and nothing of
+    it may be in the text; words that would follow must not come. In a prompt the same tokens end nothing.
 
     A model that talks on past its end, in both voices, is what users see of this fault.
     """
@@ -259,10 +259,10 @@ class TextStreaming(Scripted):
 class TextStop(Scripted):
     """text.stop: an answer ends exactly before a stop string, wherever tokens begin and end.
 
-    The answer is known, so stop strings can be cut from it: within a token, across two borders, at its very beginning, a
-    character of several tokens, one of several, two of which the earlier counts. The text must end exactly before, finish
-    must be `stop`, and no token may come after the one that completes the string. Strings that begin and never complete
-    must hold nothing back in the end. One that stands in the prompt stops nothing.
+    The answer is known, so stop strings can be cut from it: within a token, across two borders, at its very
+    beginning, a character of several tokens, one of several, two of which the earlier counts. The text must end
+    exactly before, finish must be `stop`, and no token may come after the one that completes the string. Strings that
+    begin and never complete must hold nothing back in the end. One that stands in the prompt stops nothing.
 
     Stop strings that are looked for token by token miss every string that lies across a border, or show its beginning.
     """
@@ -298,7 +298,9 @@ class TextStop(Scripted):
             "a character of four tokens": {"prompt": into, "max_tokens": limit, "stop": [chars[wide]]},
             "from a character into a word": {"prompt": into, "max_tokens": limit, "stop": [chars[wide : wide + 2]]},
             "never completed": {"prompt": prompt, "max_tokens": 9, "stop": [never, text[ends[7] - 2 : ends[9]]]},
-            "begun when the answer is cut": {"prompt": prompt, "max_tokens": 6, "stop": [never[:-1] + text[ends[5]:][:3]]},
+            "begun when the answer is cut": {
+                "prompt": prompt, "max_tokens": 6, "stop": [never[:-1] + text[ends[5] :][:3]],
+            },
             "begun when the answer ends": {
                 "prompt": prompt_into(known, "stop end", known.script.ends[0][0]), "max_tokens": 9,
                 "stop": [said(tokenizer, known.script.ends[0][1:-1])[-2:] + "\u2603"],

@@ -43,7 +43,8 @@ class TextContextLimit(TextCheck):
     and answers as the oracle does. A generation without a maximum that reaches the limit ends with the same error after
     the last token that fits; a text to score that is longer is refused, or scored whole.
 
-    Dropping the oldest tokens, shifting the window or stopping in silence all give answers to a prompt that nobody asked.
+    Dropping the oldest tokens, shifting the window or stopping in silence all give answers to a prompt that nobody
+    asked.
     """
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
@@ -130,16 +131,18 @@ class TextContextLimit(TextCheck):
 def expect_error(verdict: Judgement, what: str, error: Mapping[str, str], *kinds: str) -> None:
     """Holds a call to the types of error that it may raise."""
     got = error.get("error", "nothing")
-    verdict.expect(got in kinds, f"{what}: it raises {got}, not {' or '.join(kinds)}; {error.get('what', '')}".rstrip("; "))
+    verdict.expect(
+        got in kinds, f"{what}: it raises {got}, not {' or '.join(kinds)}; {error.get('what', '')}".rstrip("; ")
+    )
 
 
 @check
 class TextContextLength(TextCheck):
     """text.context_length: the context that is asked for is the context that is given, or an error.
 
-    Sessions are opened for several lengths, for the length that the model was trained for, and for one more. Each must
-    state the length that was asked for, or raise `DoesNotFit`; the longest that was trained for must be given. Without a
-    length the session states what it has chosen, no more than was trained for.
+    Sessions are opened for several lengths, for the length that the model was trained for, and for one more. Each
+    must state the length that was asked for, or raise `DoesNotFit`; the longest that was trained for must be given.
+    Without a length the session states what it has chosen, no more than was trained for.
 
     A runtime that rounds the length, or takes its own, cuts prompts that should fit or computes positions that nobody
     trained.
@@ -172,7 +175,9 @@ class TextContextLength(TextCheck):
                 continue
             due = length or found["given"]
             verdict.expect(found["given"] == due, f"{length} tokens were asked for, and {found['given']} were given")
-            verdict.expect(0 < found["given"] <= max(trained, length or 0), f"{found['given']} tokens of {trained} trained")
+            verdict.expect(
+                0 < found["given"] <= max(trained, length or 0), f"{found['given']} tokens of {trained} trained"
+            )
             verdict.expect(
                 found["says"] in ("", str(found["given"])), f"conditions say {found['says']!r}, context_length {due}"
             )
@@ -182,10 +187,12 @@ class TextContextLength(TextCheck):
 class TextRequests(TextCheck):
     """text.requests: requests that make no sense raise BadRequest, and change nothing.
 
-    Empty prompts, ids outside the vocabulary (below, just above, far above), rewinding more than there is, text with half
-    surrogates: each by every method that takes it. After all of them the cache is as before and answers as the oracle.
+    Empty prompts, ids outside the vocabulary (below, just above, far above), rewinding more than there is, text with
+    half surrogates: each by every method that takes it. After all of them the cache is as before and answers as the
+    oracle.
 
-    Passed on to native code unchecked, such ids read memory that is not theirs, and an assertion takes the process down.
+    Passed on to native code unchecked, such ids read memory that is not theirs, and an assertion takes the process
+    down.
     """
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
@@ -241,8 +248,8 @@ class TextClosed(TextCheck):
     """text.closed: a closed session answers nothing more, and may be closed again.
 
     Every method of a session is called after `close`, a generation that was under way is read on, and the session is
-    closed a second time. Each call must raise `BadRequest`, the second close nothing; the worker must live on, and a new
-    session must answer.
+    closed a second time. Each call must raise `BadRequest`, the second close nothing; the worker must live on, and a
+    new session must answer.
 
     Freed memory that is still read does not always crash: this check is run in a worker, and a crash is its outcome.
     """
@@ -280,6 +287,4 @@ class TextClosed(TextCheck):
         if seen.facts["under_way"]:
             expect_error(verdict, "a generation under way, after close", seen.facts["under_way"], "BadRequest")
         bound, origin = allowance(known, seen, fixture, text)
-        weigh_rows(
-            verdict, "a new session", known.logits(fixture, text)[-1:], seen.arrays["logits"], bound, origin
-        )
+        weigh_rows(verdict, "a new session", known.logits(fixture, text)[-1:], seen.arrays["logits"], bound, origin)

@@ -1,5 +1,5 @@
-"""Hard lines for tokenizers: what people write in many scripts, code, emoji, odd whitespace, special tokens as text; and
-lines that a seed composes of them, so that no answer can be stored beforehand.
+"""Hard lines for tokenizers: what people write in many scripts, code, emoji, odd whitespace, special tokens as text;
+and lines that a seed composes of them, so that no answer can be stored beforehand.
 
 Characters are of Unicode 8 or older: of newer ones each library has its own year's opinion.
 """
@@ -111,7 +111,9 @@ def lines(draw: Random, special: Sequence[str], composed: int) -> list[str]:
     tokenizer's own special tokens."""
     tokens = (*SPELLED, *special)
     found = [*SENTENCES, *CODE, *EMOJI, *SPACES, *DIGITS, *special, *CONTROLS]
-    found += [gap + word for gap in (" ", "  ", "\t", "\n", "\u00a0", "\u3000", "▁") for word in ("a", "7", "é", "你", "!")]
+    found += [
+        gap + word for gap in (" ", "  ", "\t", "\n", "\u00a0", "\u3000", "▁") for word in ("a", "7", "é", "你", "!")
+    ]
     found += [word + gap for gap in (" ", "  ", "\n", "\r\n") for word in ("a", "7", "!")]
     found += [unit * n for unit in (" ", "\n", "a", "7", "🙂", "\r\n") for n in (2, 3, 17, 33)]
     found += [before + token + after for token in special for before, after in (("", "x"), (" ", " "), ("a", "b"))]

@@ -30,6 +30,8 @@ from edgecore_conformance.outcomes import Outcome
 
 STEPS = 48
 """Tokens at the end of a text that are stepped through one by one."""
+WINDOWED = "gemma3"
+"""The family whose checkpoint has a window narrower than its context."""
 KEPT = 64
 """Positions of `score` whose logits are kept."""
 
@@ -38,15 +40,16 @@ KEPT = 64
 class TextLogits(TextCheck):
     """text.logits: logits are the oracle's, for every family that is claimed.
 
-    A text is read at once by `score`, where the backend has that capability, and as generation reads it: its beginning by
-    `prefill`, its last 48 tokens by `step`. Both are held to the numpy forward pass over the same checkpoint, by mean
-    KL divergence within the kernels' bound of the compute precision that the session states (four times that for the few
-    positions that were stepped to), and no single position may be far off. Families have random checkpoints, whose weights are drawn so large that a fault shows: a rotary position
-    that is off by one between prefill and step, heads in another order, a norm or a bias left out, a window or a
-    long-context scaling that is not applied. A text is long enough to leave every window and both ranges of longrope.
+    A text is read at once by `score`, where the backend has that capability, and as generation reads it: its
+    beginning by `prefill`, its last 48 tokens by `step`. Both are held to the numpy forward pass over the same
+    checkpoint, by mean KL divergence within the kernels' bound of the compute precision that the session states (four
+    times that for the few positions that were stepped to), and no single position may be far off. Families have
+    random checkpoints, whose weights are drawn so large that a fault shows: a rotary position that is off by one
+    between prefill and step, heads in another order, a norm or a bias left out, a window or a long-context scaling
+    that is not applied. A text is long enough to leave every window and both ranges of longrope.
 
-    A failure of `score` alone means that evidence and generation come from different code; a failure in one family means
-    that its description is not followed; in all of them, that precision is not what the session states.
+    A failure of `score` alone means that evidence and generation come from different code; a failure in one family
+    means that its description is not followed; in all of them, that precision is not what the session states.
     """
 
     needs_logits: ClassVar[bool] = True
@@ -117,8 +120,8 @@ class TextScore(TextCheck):
     oracle, and the context must be empty afterwards. A backend that declares the capability `logits` absent is asked
     anyway, and must raise `CannotDo`: then the outcome is `unsupported`.
 
-    Rows that are missing at a chunk's border, or that follow the tokens left over in the cache, mean that score does not
-    reset; quality figures made with it are then worthless.
+    Rows that are missing at a chunk's border, or that follow the tokens left over in the cache, mean that score does
+    not reset; quality figures made with it are then worthless.
     """
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
@@ -171,6 +174,13 @@ def score_rows(count: int) -> list[int]:
     return sorted({0, count - 1, *range(0, count, 5)})
 
 
+def caching_cells(manifest: Manifest, device: str, level: str) -> list[Cell]:
+    """Rows of what is about the cache: in quick of the subject, and of the family whose windows make a cache of its own
+    kind; the other families' caches are the subject's."""
+    cells = family_cells(manifest, device)
+    return cells if level == "full" else [cells[0], *(c for c in cells[1:] if c["family"] == WINDOWED)]
+
+
 class Operations(TextCheck):
     """A check whose observation is a sequence of calls on contexts (text_ops.py)."""
 
@@ -194,15 +204,15 @@ class Operations(TextCheck):
 class TextPrefill(Operations):
     """text.prefill: a prompt read whole, in chunks or token by token gives the same logits.
 
-    One text is given to the context at once, in drawn portions, and one token after the other; after each of these calls
-    the context must say what it holds, and the logits are held to the oracle's.
+    One text is given to the context at once, in drawn portions, and one token after the other; after each of these
+    calls the context must say what it holds, and the logits are held to the oracle's.
 
     Runtimes have one code for many tokens and another for one, and positions, masks and caches are where they part. A
     failure of the portions alone is usually a mask or a position that begins anew with each call.
     """
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        return family_cells(manifest, device)
+        return caching_cells(manifest, device, level)
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture = self.fixture(known.manifest, cell)
@@ -229,7 +239,7 @@ class TextRewind(Operations):
     """
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        return family_cells(manifest, device)
+        return caching_cells(manifest, device, level)
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture = self.fixture(known.manifest, cell)
@@ -248,8 +258,8 @@ class TextRewind(Operations):
 class TextReset(Operations):
     """text.reset: after a reset nothing remains, however long the prompt before was.
 
-    Short prompts follow on long ones that nearly fill the context, after `reset` and after a rewind of everything; their
-    logits must be those of a context that was never used.
+    Short prompts follow on long ones that nearly fill the context, after `reset` and after a rewind of everything;
+    their logits must be those of a context that was never used.
 
     A failure is a stale KV cache. Many show it only after a long prompt, where buffers have grown or wrapped around.
     """
@@ -271,12 +281,12 @@ class TextReset(Operations):
 class TextFresh(Operations):
     """text.fresh: an answer follows from every token of its prompt.
 
-    Prompts that differ in one early token, in the last one, or in order alone are read one after the other, each from an
-    empty context, and the first once more. Every answer is held to the oracle's for just these tokens; how far the
+    Prompts that differ in one early token, in the last one, or in order alone are read one after the other, each from
+    an empty context, and the first once more. Every answer is held to the oracle's for just these tokens; how far the
     answers must lie apart is shown beside it.
 
-    An answer that is remembered by a prompt's length, its end or its set of tokens is found here, because the seed draws
-    the prompts: nobody can have them stored.
+    An answer that is remembered by a prompt's length, its end or its set of tokens is found here, because the seed
+    draws the prompts: nobody can have them stored.
     """
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:

@@ -1,7 +1,7 @@
 """Sequences of calls on a context, as data: a check says what is called, the oracle says what must come back.
 
-An operation is `[who, "prefill", [ids]]`, `[who, "step", [id]]`, `[who, "rewind", n]` or `[who, "reset", 0]`; `who` is the
-session's number. After each the ids in the cache are noted; logits are kept of those that `kept` names.
+An operation is `[who, "prefill", [ids]]`, `[who, "step", [id]]`, `[who, "rewind", n]` or `[who, "reset", 0]`; `who`
+is the session's number. After each the ids in the cache are noted; logits are kept of those that `kept` names.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def perform(sessions: Sequence[TextSession], operations: Sequence[Operation], ke
     for context in contexts:
         context.reset()
     wanted = set(kept) if kept else set(range(len(operations)))
-    lengths, last, found = [], [], []
+    lengths: list[Any] = []
+    last: list[int] = []
+    found: dict[int, list[Rows]] = {}
     for number, (who, call, argument) in enumerate(operations):
         context = contexts[who]
         logits = None
@@ -59,10 +61,15 @@ def perform(sessions: Sequence[TextSession], operations: Sequence[Operation], ke
             lengths.append([number, context.position, held])
             if logits is not None:
                 last.append(number)
-                found.append(np.array(logits, copy=True))
-    same = len({(f.shape, f.dtype.str) for f in found}) <= 1
-    arrays = {"logits": np.stack(found)} if found and same else {f"logits{n}": f for n, f in enumerate(found)}
-    return Observation({"held": lengths, "answered": last}, arrays)
+                found.setdefault(who, []).append(np.array(logits, copy=True))
+    return Observation({"held": lengths, "answered": last}, {f"logits{who}": stacked(f) for who, f in found.items()})
+
+
+def stacked(rows: Sequence[Rows]) -> Rows:
+    """One array; an empty one of rows that differ in shape or type, which no answer of a session may."""
+    if len({(r.shape, r.dtype.str) for r in rows}) != 1:
+        return np.zeros((0, 0), np.float32)
+    return np.stack(rows)
 
 
 def simulated(operations: Sequence[Operation]) -> list[tuple[int, ...]]:
@@ -98,20 +105,18 @@ def weigh(
             f"position {position}; they are not the {len(expected)} that were given",
         )
     verdict.expect([h[0] for h in seen.facts["held"]] == wanted, "operations are missing from what was seen")
-    if seen.facts["answered"] != answering or "logits" not in seen.arrays:
-        verdict.problems.append("not every prefill and step answered logits of one shape and type")
+    if seen.facts["answered"] != answering:
+        verdict.problems.append("not every prefill and step answered logits")
         return
-    rows = seen.arrays["logits"]
     for who, fixture in enumerate(fixtures):
-        mine = [i for i, n in enumerate(answering) if operations[n][0] == who]
+        mine = [n for n in answering if operations[n][0] == who]
         if not mine:
             continue
-        sequences = [after[answering[i]] for i in mine]
-        reference: Rows = np.stack(expected_rows(known, fixture, sequences))
-        longest = max(sequences, key=len)
-        bound, origin = allowance(known, seen, fixture, longest)
+        sequences = [after[n] for n in mine]
+        reference = np.stack(expected_rows(known, fixture, sequences))
+        bound, origin = allowance(known, seen, fixture, max(sequences, key=len))
         name = what if len(fixtures) == 1 else f"{what}, session {who}"
-        kl = weigh_rows(verdict, name, reference, rows[mine], bound, origin)
+        kl = weigh_rows(verdict, name, reference, seen.arrays[f"logits{who}"], bound, origin)
         if len(kl) and kl.max() > bound:
-            worst = answering[mine[int(kl.argmax())]]
+            worst = mine[int(kl.argmax())]
             verdict.figure(f"{name}: operation that is furthest off", worst, unit=operations[worst][1])

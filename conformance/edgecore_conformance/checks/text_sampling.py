@@ -1,7 +1,7 @@
 """Sampling: repeatable by its seed, and drawn from the distribution that was asked for.
 
-Only how often tokens come can be judged, not which: each runtime has its own generator. What a draw may be is computed from
-the oracle's logits by the contract's order: top-k, top-p, temperature.
+Only how often tokens come can be judged, not which: each runtime has its own generator. What a draw may be is
+computed from the oracle's logits by the contract's order: top-k, top-p, temperature.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ Distribution = NDArray[np.float64]
 class TextSeeds(TextCheck):
     """text.seeds: a seed repeats its answer, and another seed gives another.
 
-    One prompt is continued at temperature 1 with several seeds, each twice, with other generations between, and again in a
-    session of its own. The same seed must give the same tokens; different seeds must differ, and so must answers that
-    were drawn without a seed.
+    One prompt is continued at temperature 1 with several seeds, each twice, with other generations between, and again
+    in a session of its own. The same seed must give the same tokens; different seeds must differ, and so must answers
+    that were drawn without a seed.
 
     A seed that is ignored makes every sampled answer unrepeatable, or, where a fixed one is used instead, all alike.
     """
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture, draw = self.fixture(known.manifest, cell), known.draw("seeds")
-        seeds = [0, 1, *sorted(draw.sample(range(2, 2**31), 3))]
-        return {"prompt": known.tokens(fixture, "seeds", 12), "seeds": seeds, "max_tokens": 16}
+        seeds = [0, 1, *sorted(draw.sample(range(2, 2**31), 2))]
+        return {"prompt": known.tokens(fixture, "seeds", 12), "seeds": seeds, "max_tokens": 12}
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         def answer(session: Any, seed: int | None) -> Any:
@@ -90,10 +90,10 @@ HOWS: tuple[Inputs, ...] = (
 class TextSampling(TextCheck):
     """text.sampling: draws follow the distribution that was asked for.
 
-    Answers are drawn with temperature, top-k and top-p of several values. Given the answer so far, every token must be
-    one that top-k and top-p leave, and over all of them a token's place (the probability of all likelier ones) must be what
-    the oracle's distribution expects, within five standard deviations. First tokens over many seeds are counted against
-    their probabilities, by a chi-square statistic.
+    Answers are drawn with temperature, top-k and top-p of several values. Given the answer so far, every token must
+    be one that top-k and top-p leave, and over all of them a token's place (the probability of all likelier ones)
+    must be what the oracle's distribution expects, within five standard deviations. First tokens over many seeds are
+    counted against their probabilities, by a chi-square statistic.
 
     A temperature that is applied before top-p, or not at all, top-k that keeps one too many by habit, or a generator
     whose neighbouring seeds give neighbouring numbers: all of them look like text.
@@ -101,13 +101,13 @@ class TextSampling(TextCheck):
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture, draw = self.fixture(known.manifest, cell), known.draw("sampling")
-        cases = []
+        cases: list[Inputs] = []
         for number, how in enumerate(HOWS):
             for _ in range(2 if known.level == "quick" else 8):
                 prompt = known.tokens(fixture, f"sampling {number} {len(cases)}", 8)
-                cases.append({"prompt": prompt, "max_tokens": 40, "sampling": {**how, "seed": draw.randrange(2**31)}})
+                cases.append({"prompt": prompt, "max_tokens": 30, "sampling": {**how, "seed": draw.randrange(2**31)}})
         first = known.tokens(fixture, "sampling first", 6)
-        begin, count = draw.randrange(1000), 120 if known.level == "quick" else 1000
+        begin, count = draw.randrange(1000), 80 if known.level == "quick" else 1000
         return {"cases": cases, "first": first, "seeds": list(range(begin, begin + count))}
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
@@ -126,7 +126,7 @@ class TextSampling(TextCheck):
         longest = [*asked["cases"][0]["prompt"], *tokens_of(seen.facts["answers"][0])]
         slack = tolerance(known, seen, fixture, longest)
         lost, _ = allowance(known, seen, fixture, longest)
-        for number, how in enumerate(HOWS):
+        for how in HOWS:
             excess = variance = 0.0
             drawn = 0
             for case, answer in zip(asked["cases"], seen.facts["answers"], strict=True):
@@ -151,7 +151,8 @@ class TextSampling(TextCheck):
                 bound = UNLIKELY + math.sqrt(2 * lost * drawn)
                 far = abs(excess) / math.sqrt(max(variance, 1e-9) + 0.25)
                 verdict.figure(
-                    f"place of {drawn} tokens: temperature {how['temperature']}, top-k {how['top_k']}, top-p {how['top_p']}",
+                    f"place of {drawn} tokens: temperature {how['temperature']}, top-k {how['top_k']}, "
+                    f"top-p {how['top_p']}",
                     far, bound, "<=", "standard deviations", "five, and what the kernels may lose",
                 )  # fmt: skip
         self._first(asked, seen, known, fixture, verdict)

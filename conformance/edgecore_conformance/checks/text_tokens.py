@@ -46,8 +46,8 @@ class TextTokenizer(OfTokens):
     with special tokens in the text taken as plain text and as special. Every id must be the neutral tokenizer's. The
     tokens that end a generation must be the model's.
 
-    Differences at whitespace point to a missing pre-tokenizer or prefix space; at special tokens, to text that users write
-    being read as control tokens, which is also how prompts are injected.
+    Differences at whitespace point to a missing pre-tokenizer or prefix space; at special tokens, to text that users
+    write being read as control tokens, which is also how prompts are injected.
     """
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
@@ -55,7 +55,9 @@ class TextTokenizer(OfTokens):
 
     def _lines(self, known: Known, cell: Cell) -> list[tuple[str, bool, bool]]:
         tokenizer = known.tokenizer(self.fixture(known.manifest, cell))
-        special = [t for t, kind in zip(tokenizer.tokens, tokenizer.types, strict=True) if kind is TokenType.CONTROL][:8]
+        special = [t for t, kind in zip(tokenizer.tokens, tokenizer.types, strict=True) if kind is TokenType.CONTROL][
+            :8
+        ]
         composed = 100 if known.level == "quick" else 1500
         asked = []
         for line in lines(known.draw("lines"), special, composed):
@@ -83,7 +85,8 @@ class TextTokenizer(OfTokens):
         verdict.problems += wrong[:SHOWN]
         ends = sorted(tokenizer.eos_ids)
         verdict.expect(
-            seen.facts["eos_ids"] == ends, f"tokens that end a generation are {seen.facts['eos_ids']}, and should be {ends}"
+            seen.facts["eos_ids"] == ends,
+            f"tokens that end a generation are {seen.facts['eos_ids']}, and should be {ends}",
         )
 
 
@@ -95,8 +98,8 @@ class TextDetokenize(OfTokens):
     text of ids in no order at all are compared with the neutral tokenizer's. Bytes that are not UTF-8 may become one
     U+FFFD or several, and nothing else.
 
-    What is wrong here is wrong in every answer: spaces that vanish at the beginning, byte tokens that are shown as `<0xE2>`,
-    control tokens that appear as text.
+    What is wrong here is wrong in every answer: spaces that vanish at the beginning, byte tokens that are shown as
+    `<0xE2>`, control tokens that appear as text.
     """
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
@@ -133,7 +136,10 @@ class TextDetokenize(OfTokens):
 
 CONVERSATIONS: tuple[list[Mapping[str, str]], ...] = (
     [{"role": "user", "content": "Hi"}],
-    [{"role": "system", "content": "  Be brief.\n"}, {"role": "user", "content": "What is 2 < 3 & \"x\"?\n\n\tSay it — plainly 🙂"}],
+    [
+        {"role": "system", "content": "  Be brief.\n"},
+        {"role": "user", "content": "What is 2 < 3 & \"x\"?\n\n\tSay it — plainly 🙂"},
+    ],
     [
         {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "  Yes.\n"},
         {"role": "user", "content": "{{ 7 * 7 }} {% raw %} <|im_end|> </s> [/INST]  "},
