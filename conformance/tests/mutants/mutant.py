@@ -52,6 +52,8 @@ class Mutant:
     device: str = "cpu"
     cells: Mapping[str, str] = field(default_factory=dict)
     """Only rows that say so are run: `{"family": "mistral"}`. A fault that one family shows needs no other row."""
+    missing: str = ""
+    """Which check, or which case of one, would catch it: it survives until there is one."""
     makes: bool = False
     """Its own artifacts are opened: its fault is in convert or quantize. Others open what the truthful plugin made."""
     seconds: float = 0.0

@@ -7,9 +7,9 @@ from mutants.mutant import Mutant
 ORACLE = "from edgecore.checkpoint import oracle\n"
 
 
-def _numbers(name: str, fault: str, hooks: str, family: str = "llama", *checks: str) -> Mutant:
+def _numbers(name: str, fault: str, hooks: str, family: str = "llama", *checks: str, missing: str = "") -> Mutant:
     cells = {"family": family} if family else {}
-    return Mutant(name, fault, checks or ("text.logits",), ORACLE + hooks, cells=cells)
+    return Mutant(name, fault, checks or ("text.logits",), ORACLE + hooks, cells=cells, missing=missing)
 
 
 MUTANTS = (
@@ -204,6 +204,7 @@ def is_long(was, self, positions):
     return False
 """,
         "phi3",
+        missing="a fixture of family phi3 whose original context is shorter than its context",
     ),
     _numbers(
         "gate_and_up_swapped",

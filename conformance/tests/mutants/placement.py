@@ -67,20 +67,20 @@ MUTANTS = (
     _placed(
         "outside_claimed_from_inside",
         "the plugin itself writes what only an observer outside could",
-        'Placement(PlacementSource.OUTSIDE, time={"gpu": 1.0})',
+        'Placement(PlacementSource.OUTSIDE, time={"gpu": 1.0}, detail="counters: gpu")',
         (Outcome.FAILED, Outcome.FELL_BACK),
     ),
     _placed(
         "elsewhere_on_the_processor",
         "cpu is asked for, and the placement names an npu",
-        'Placement(PlacementSource.RUNTIME_PROFILE, time={"npu": 1.0})',
+        'Placement(PlacementSource.RUNTIME_PROFILE, time={"npu": 1.0}, detail="npu: 100 %")',
         NOT_PLACED,
         gpu=False,
     ),
     _placed(
         "shares_do_not_sum",
         "shares of the work sum to 60 %",
-        'Placement(PlacementSource.RUNTIME_PROFILE, time={"cpu": 0.6})',
+        'Placement(PlacementSource.RUNTIME_PROFILE, time={"cpu": 0.6}, detail="cpu: 60 %")',
         NOT_PLACED,
         gpu=False,
     ),

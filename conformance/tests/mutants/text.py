@@ -8,8 +8,8 @@ from mutants.mutant import Mutant
 ORACLE = "from edgecore.checkpoint import oracle\nfrom edgecore_reference.text import OracleSession\n"
 
 
-def _text(name: str, fault: str, checks: str, hooks: str) -> Mutant:
-    return Mutant(name, fault, tuple(checks.split()), ORACLE + hooks)
+def _text(name: str, fault: str, checks: str, hooks: str, missing: str = "") -> Mutant:
+    return Mutant(name, fault, tuple(checks.split()), ORACLE + hooks, missing=missing)
 
 
 MUTANTS = (
@@ -42,6 +42,7 @@ def extend(was, self, count):
         self._values[:, :, :start] = 0
     return start
 """,
+        missing="text.prefill: portions and steps beyond 256 positions, where caches grow",
     ),
     _text(
         "chunks_forget_the_past",

@@ -7,8 +7,8 @@ from mutants.mutant import Mutant
 HEAD = "from edgecore.contract import generation, sampling\nfrom edgecore_reference.text import OracleSession\n"
 
 
-def _words(name: str, fault: str, checks: str, hooks: str) -> Mutant:
-    return Mutant(name, fault, tuple(checks.split()), HEAD + hooks)
+def _words(name: str, fault: str, checks: str, hooks: str, missing: str = "") -> Mutant:
+    return Mutant(name, fault, tuple(checks.split()), HEAD + hooks, missing=missing)
 
 
 MUTANTS = (
@@ -248,6 +248,7 @@ def begin(was, self, sampling):
 def begin(was, self, sampling):
     was(self, replace(sampling, temperature=0.8 if sampling.temperature else 0.0))
 """,
+        missing="text.sampling: enough draws to tell a temperature of 1.7 from one of 0.8",
     ),
     _words(
         "zero_temperature_samples",
@@ -308,6 +309,7 @@ def call(was, self, logits):
     finally:
         self.sampling = how
 """,
+        missing="text.sampling: a setting with a temperature that is not 1 and a top_p below 1",
     ),
     _words(
         "seeds_beside_each_other",
