@@ -10,6 +10,7 @@ import pytest
 from edgecore.checkpoint import Oracle, open_checkpoint
 from edgecore.checkpoint.tensors import Tensor
 from edgecore_conformance import fixtures
+from edgecore_conformance.fixtures import language, made
 
 TOKENS = 1024
 PERPLEXITY = 120.0
@@ -42,9 +43,16 @@ def test_the_model_is_a_llama_of_the_published_size_with_rows_that_divide_by_256
         assert 4_000_000 < sum(t.elements for t in model.tensors.values()) < 5_000_000
 
 
-def test_all_weights_that_are_shipped_take_less_than_ten_megabytes() -> None:
-    data = Path(fixtures.language_model()).parent
-    assert sum(f.stat().st_size for f in data.rglob("*") if f.suffix in (".safetensors", ".onnx")) < 10e6
+def test_the_model_comes_out_of_its_package_as_it_was_published(edgecore_home: Path) -> None:
+    folder = fixtures.language_model()
+    assert folder.is_relative_to(edgecore_home)
+    assert made.digest_of(folder) == language.DIGEST
+    with open_checkpoint(folder) as model:
+        assert {tensor.storage for tensor in model.tensors.values()} == {"F16"}
+
+
+def test_all_that_is_shipped_takes_little() -> None:
+    assert sum(f.stat().st_size for f in language.DATA.rglob("*") if f.is_file()) < 6.5e6
 
 
 def test_the_tokenizer_is_of_smollms_kind_and_gives_back_text() -> None:
