@@ -3,8 +3,8 @@
     python conformance/train/pack_language_model.py OUT
 
 Matrices are rounded to 5 bits of mantissa (a relative error of 1.6 % at most; perplexity moves by a few hundredths) and
-kept as two planes of bytes, which compress well: 5.2 MB for 8.9. What comes out again is the fixture: an ordinary float16
-model, and on no grid that a quantizer to 8 bits would hit. Prints the digest for fixtures/language.py.
+kept as two planes of bytes, which compress well: 5.2 MB for 8.9. What comes out again is the fixture: an ordinary
+float16 model, and on no grid that a quantizer to 8 bits would hit. Prints the digest for fixtures/language.py.
 """
 
 from __future__ import annotations

