@@ -24,8 +24,8 @@ from edgecore.registry import Entry
 from edgecore.workers import Backend, connect
 from edgecore_conformance.known import Known
 
-CALIBRATION = 6000
-"""Characters of the calibration text at level quick: a few of the chunks that quantizers measure."""
+CALIBRATION = 2500
+"""Characters of the calibration text at level quick: one of the chunks of 512 tokens that quantizers measure."""
 
 
 class Bench:
@@ -123,7 +123,7 @@ class Bench:
                 artifact=base,
                 out=out,
                 precision=precision.name,
-                calibration=self.calibration() if precision.calibration != "none" else None,
+                calibration=self.calibration() if self.calibrates(precision) else None,
                 options=self.options("quantize"),
                 deadline=self.left,
                 on_progress=progress,
@@ -143,6 +143,12 @@ class Bench:
         )
         self.stage = "run"
         return self.sealed(out, made, precision.name, fixture)
+
+    def calibrates(self, precision: Precision) -> bool:
+        """Whether calibration data are given: always where required, at level full also where they are optional."""
+        return precision.calibration == "required" or (
+            precision.calibration == "optional" and self.known.level == "full"
+        )
 
     def calibration(self) -> Path:
         """Text that no check scores; its beginning alone at level quick, because every quantizer reads it anew."""

@@ -30,11 +30,11 @@ def unclaimed(manifest: Manifest, device: str) -> list[Precision]:
 class Garbage(Check):
     """quantize.garbage: what ruins the model is not claimed, and is refused when it is made all the same.
 
-    Every precision that the plugin makes and does not claim (ternary types, say, which keep no model that was not
-    trained for them) is made of the trained fixture and scored. Where the mean KL divergence is beyond the garbage
-    floor (half of all that the model gains from reading the text), `edgecore build` with that precision must
-    end with `QualityRefused`. No type for ternary models may be claimed for other families. A failure means that a
-    user is given a model that answers nonsense, with a good exit code.
+    No type for ternary models may be claimed for families that were not trained for it. At level full, every
+    precision that the plugin makes and does not claim (those ternary types, say) is made of the trained fixture and
+    scored. Where the mean KL divergence is beyond the garbage floor (half of all that the model gains from reading
+    the text), `edgecore build` with that precision must end with `QualityRefused`. A failure means that a user is
+    given a model that answers nonsense, with a good exit code.
     """
 
     seconds = 180.0
@@ -43,7 +43,7 @@ class Garbage(Check):
         return jobs.makes(manifest, "quantize", "text")
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        names = [p.name for p in unclaimed(manifest, device) if level == "full" or p.calibration != "required"]
+        names = [p.name for p in unclaimed(manifest, device)] if level == "full" else []
         return [{"unclaimed": name} for name in names] or [{}]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
@@ -67,7 +67,6 @@ class Garbage(Check):
                 f"{claim.precision} is for models that were trained so, and is claimed for {claim.family}",
             )
         if not cell:
-            verdict.claimed = verdict.claimed or Outcome.NOT_APPLICABLE
             return
         tokens = known.tokens(TRAINED, "quantize", closeness.TOKENS)
         verdict.expect(seen.facts.get("tokens") == tokens, "other tokens were scored than this run's seed draws")

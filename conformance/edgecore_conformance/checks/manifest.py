@@ -337,7 +337,7 @@ def _with_option(bench: Bench, verb: str, name: str, value: Value) -> None:
         )  # fmt: skip
         return
     precision = jobs.usual(bench.manifest, bench.device)
-    calibration = bench.calibration() if "calibration" in name and precision.calibration != "none" else None
+    calibration = bench.calibration() if bench.calibrates(precision) else None
     bench.backend().quantize(
         artifact=bench.artifact(TRAINED), out=out, precision=precision.name, calibration=calibration, options=options,
         deadline=bench.left,
