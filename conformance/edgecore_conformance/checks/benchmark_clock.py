@@ -18,6 +18,8 @@ CLAIMED = (0.6, 1.15)
 """Claimed seconds over what the suite's clock saw them take. Truthful loops stand between 0.9 and 1.0."""
 SHOWN = 0.5
 """Least share of the suspensions that must be in the samples, where only counted work was suspended."""
+LONG = 0.03
+"""CPU seconds that a repetition must use, beside the ten milliseconds that a suspension may come late."""
 HIDDEN = 0.25
 """Largest share of the suspensions that may be in the samples, where only warm-ups were suspended."""
 
@@ -33,7 +35,7 @@ class Clock(TextBenchmark):
     """
 
     def watched(self, stand: Stand) -> dict[str, Any]:
-        workload = stand.sized(self.workload(stand.bench.known, 64, 32, warmup=0), 0.15)
+        workload = stand.sized(self.workload(stand.bench.known, 64, 24, warmup=0), 0.08)
         pairs: list[list[dict[str, Any]]] = []
         while len(pairs) < timing.ATTEMPTS and not (pairs and agrees(pairs[-1])):
             pairs.append([stand.visit(replace(workload, repetitions=n)) for n in (1, 5)])
@@ -63,7 +65,7 @@ def share_claimed(pair: Sequence[Mapping[str, Any]]) -> float:
     """Claimed seconds over seen ones, of the repetitions by which two calls differ."""
     few, many = pair
     seen = many["outside"] - few["outside"] - (timing.loading(many) - timing.loading(few))
-    return (timing.claimed(many) - timing.claimed(few)) / max(seen, 1e-6)
+    return float((timing.claimed(many) - timing.claimed(few)) / max(seen, 1e-6))
 
 
 def agrees(pair: Sequence[Mapping[str, Any]]) -> bool:
@@ -78,9 +80,11 @@ class _Suspended(TextBenchmark):
     """In repetitions since the work began."""
 
     def watched(self, stand: Stand) -> dict[str, Any]:
-        # A repetition must be long beside the ten milliseconds that a suspension may come late.
-        workload = stand.sized(self.workload(stand.bench.known, 64, 32, warmup=0), 0.12)
-        facts = {"calibration": stand.calibrate(workload), "visits": []}
+        workload = self.workload(stand.bench.known, 64, 32, warmup=0)
+        facts: dict[str, Any] = {"calibration": stand.calibrate(workload), "visits": []}
+        if facts["calibration"]["repetition"] < LONG:
+            workload = stand.sized(workload, 2 * LONG)
+            facts["calibration"] = stand.calibrate(workload)
         each, opening = facts["calibration"]["repetition"], facts["calibration"]["opening"]
         at = [opening + place * each for place in self.places] if each > 0.002 else []
         suspended = replace(workload, repetitions=4, warmup=self.warmup)
@@ -98,7 +102,7 @@ class _Suspended(TextBenchmark):
 def excess(facts: Mapping[str, Any], visit: Mapping[str, Any]) -> float:
     """Share of the suspensions that the samples show: what they claim more than the same work did undisturbed."""
     usual = timing.claimed(facts["calibration"]["more"]) * 4 / 5
-    return (timing.claimed(visit) - usual) / max(sum(visit["suspended"]), 1e-6)
+    return float((timing.claimed(visit) - usual) / max(sum(visit["suspended"]), 1e-6))
 
 
 @check
@@ -152,7 +156,7 @@ class WarmUp(_Suspended):
     def ran(self, facts: Mapping[str, Any], visit: Mapping[str, Any]) -> float:
         """How many repetitions the CPU time of a call stands for."""
         calibration = facts["calibration"]
-        return float((visit["cpu"] or 0) - calibration["opening"]) / max(calibration["repetition"], 1e-6)
+        return float(((visit["cpu"] or 0) - calibration["opening"]) / max(calibration["repetition"], 1e-6))
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         visits = seen.facts["visits"]
@@ -180,10 +184,11 @@ class Scaling(TextBenchmark):
 
     def watched(self, stand: Stand) -> dict[str, Any]:
         known = stand.bench.known
+        counts = {"repetitions": 2, "warmup": 0}
         calls = {
-            "base": self.workload(known, 64, 16, repetitions=3),
-            "decode": self.workload(known, 64, 64, repetitions=3),
-            "prompt": self.workload(known, 256, 16, repetitions=3),
+            "base": self.workload(known, 64, 16, **counts),
+            "decode": self.workload(known, 64, 64, **counts),
+            "prompt": self.workload(known, 256, 16, **counts),
         }
         return {"visits": [{name: stand.visit(w) for name, w in calls.items()} for _ in range(2)]}
 

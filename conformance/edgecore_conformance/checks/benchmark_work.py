@@ -112,21 +112,21 @@ class Work(TextBenchmark):
     modes = ("bare", "greedy")
 
     def watched(self, stand: Stand) -> dict[str, Any]:
-        calls = {m: self.workload(stand.bench.known, 256, 12, mode=m, warmup=0) for m in self.modes}
+        calls = {m: self.workload(stand.bench.known, 192, 8, mode=m, warmup=0) for m in self.modes}
         facts: dict[str, Any] = {"visits": {m: [] for m in self.modes}, "session": []}
         # The first round has the worker to itself: libraries keep a number of threads that a session has set.
         self._round(stand, calls, facts)
         with stand.bench.session(stand.artifact, backend=stand.backend, context_length=CONTEXT, threads=1) as session:
             assert isinstance(session, TextSession)
             _loop(session, calls["bare"], 1, stand.backend.pid)
-            facts["session"].append(_loop(session, calls["bare"], 3, stand.backend.pid))
+            facts["session"].append(_loop(session, calls["bare"], 2, stand.backend.pid))
             self._round(stand, calls, facts)
-            facts["session"].append(_loop(session, calls["bare"], 3, stand.backend.pid))
+            facts["session"].append(_loop(session, calls["bare"], 2, stand.backend.pid))
         return facts
 
     def _round(self, stand: Stand, calls: Mapping[str, Workload], facts: dict[str, Any]) -> None:
         for mode, workload in calls.items():
-            facts["visits"][mode].append([stand.visit(replace(workload, repetitions=n)) for n in (1, 4)])
+            facts["visits"][mode].append([stand.visit(replace(workload, repetitions=n)) for n in (1, 3)])
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         visits, session = seen.facts["visits"], seen.facts["session"]
@@ -146,11 +146,11 @@ class Work(TextBenchmark):
             bound = 0.4 if known.device == "cpu" else None
             verdict.figure(
                 f"{mode}: CPU time over the session's", max(used) / max(min(own), 1e-9), bound, ">=", "",
-                "3 repetitions each; a native loop may save what a session spends on messages",
+                "2 repetitions each; a native loop may save what a session spends on messages",
             )  # fmt: skip
             ratio = least[mode]["prefill"] / min(v for s in session for v in s["prefill"])
             verdict.figure(
-                f"{mode}: prefill over the session's", ratio, 0.3, ">=", "", "256 tokens, the fastest of each"
+                f"{mode}: prefill over the session's", ratio, 0.3, ">=", "", "192 tokens, the fastest of each"
             )
             verdict.figure(f"{mode}: prefill over the session's at most", ratio, 2.0, "<=")
             ratio = least[mode]["steps"] / min(v for s in session for v in s["steps"])

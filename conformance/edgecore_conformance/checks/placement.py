@@ -28,7 +28,7 @@ from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
 
-SECONDS = 0.6
+SECONDS = 0.4
 """How long the worker is watched while it works."""
 BUSY = 0.6
 """Threads that want a CPU, on average, from which on the CPU is what computes."""
@@ -223,7 +223,7 @@ def _benchmark(bench: Bench, backend: Backend, artifact: Artifact, seconds: floa
         file = bench.folder("feeds") / "feeds.npz"
         np.savez(file, **tensor_models.classifier_feeds(IMAGES)[1])  # type: ignore[arg-type]
         feeds = str(file)
-    repetitions = max(1, min(100, round(0.2 / max(seconds, 1e-4))))
+    repetitions = max(1, min(100, round(0.1 / max(seconds, 1e-4))))
     workload = Workload(
         prompt, 8 if prompt else 1, repetitions=repetitions, warmup=0, threads=1, context_length=256, feeds=feeds
     )

@@ -19,7 +19,7 @@ from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.tensor_models import CALIBRATED
 
-SCORED = 200
+SCORED = 120
 """Images at most in level quick."""
 
 
@@ -50,7 +50,7 @@ class Accuracy(Check):
         with bench.session(artifact, threads=1) as session:
             assert isinstance(session, TensorSession)
             size = session.inputs[0].shape[0]
-            batch = size if isinstance(size, int) and size > 0 else 50
+            batch = size if isinstance(size, int) and size > 0 else 40
             whole = len(images) // batch * batch
             parts = [session({name: images[i : i + batch]}) for i in range(0, whole, batch)]
         output = next(iter(parts[0]))
@@ -116,5 +116,6 @@ def original(level: str) -> NDArray[np.float32]:
 
     images, _ = scored(level)
     evaluator = ReferenceEvaluator(str(fixtures.classifier().model))
-    parts = [np.asarray(evaluator.run(None, {_input(): images[i : i + 50]})[0]) for i in range(0, len(images), 50)]
-    return np.concatenate(parts).astype(np.float32)
+    name = _input()
+    found: list[Any] = [evaluator.run(None, {name: images[i : i + 50]}) for i in range(0, len(images), 50)]
+    return np.concatenate([np.asarray(outputs[0]) for outputs in found]).astype(np.float32)
