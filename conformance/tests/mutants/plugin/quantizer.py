@@ -11,7 +11,6 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
-from gguf import GGMLQuantizationType, quants
 
 from edgecore.checkpoint import Checkpoint, open_checkpoint, write_folder, write_safetensors
 from edgecore.checkpoint.families import known
@@ -51,6 +50,8 @@ def edgecore_convert(source, out, format, precision, options, limits, progress):
         raise UnsupportedModel(f"format {format!r}", supported="rounded")
     if precision != "f16":
         raise UnsupportedPrecision(f"{precision!r} is not made by convert", supported="f16, and q8_0, q4_0 by quantize")
+    if source.is_file():
+        raise UnsupportedModel(f"{source}: a file", supported="a Hugging Face folder")
     with open_checkpoint(source) as model:
         if model.decoder.family != "llama":
             raise UnsupportedModel(f"family {model.decoder.family!r}", supported="llama")
@@ -90,6 +91,8 @@ def edgecore_quantize(artifact, out, precision, calibration, options, progress):
 
 def matrix_bytes(values, precision):
     """uint8 (rows, bytes a row): blocks of 32 with one scale each, to the nearest."""
+    from gguf import GGMLQuantizationType, quants  # it loads sentencepiece, which no import of the hooks may
+
     packed = quants.quantize(np.ascontiguousarray(values), GGMLQuantizationType[TYPES[precision]])
     return np.asarray(packed, np.uint8).reshape(len(values), -1)
 

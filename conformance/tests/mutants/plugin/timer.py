@@ -4,7 +4,7 @@ from time import perf_counter
 
 import numpy as np
 
-from edgecore.contract import Repetition, Samples, hookimpl
+from edgecore.contract import BadRequest, Repetition, Samples, hookimpl
 from edgecore.contract.generation import check_room
 from edgecore_reference import hooks as reference
 from edgecore_reference.hooks import edgecore_convert, edgecore_probe, edgecore_run, edgecore_weights
@@ -14,6 +14,10 @@ __all__ = ["edgecore_benchmark", "edgecore_convert", "edgecore_probe", "edgecore
 
 @hookimpl
 def edgecore_benchmark(artifact, device, workload, options, progress):
+    if workload.repetitions < 1 or workload.warmup < 0 or workload.decode < 0:
+        raise BadRequest("a workload that asks for nothing", supported="at least 1 repetition, 0 warm-ups, 0 tokens")
+    if workload.mode not in ("bare", "greedy"):
+        raise BadRequest(f"workload mode {workload.mode!r}", supported="bare, greedy")
     begin = perf_counter()
     opened = reference.edgecore_run(artifact, device, workload.context_length, workload.threads, options)
     load = perf_counter() - begin
