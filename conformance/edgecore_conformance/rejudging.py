@@ -156,7 +156,7 @@ class Rejudging:
 def _figure(told: Mapping[str, Any], made: Mapping[str, Any]) -> Iterator[str]:
     name = told["name"]
     for word in ("relation", "unit", "origin"):
-        if told[word] != made[word]:
+        if _numberless(told[word]) != _numberless(made[word]):
             yield f"{word} of {name} is {told[word]!r}, computed {made[word]!r}"
     if not _close(told["bound"], made["bound"], BOUND * abs(made["bound"] or 0)):
         yield f"bound of {name} is {told['bound']}, computed {made['bound']}"
