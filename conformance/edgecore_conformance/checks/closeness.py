@@ -50,7 +50,7 @@ def observe_logits(
     kept: type[np.floating[Any]] = np.float16 if small else np.float32
     tokens = bench.known.tokens(fixture, purpose, TOKENS)
     seen.facts["tokens"] = tokens
-    with bench.session(artifact) as opened:
+    with bench.session(artifact, threads=1) as opened:
         assert isinstance(opened, TextSession)
         seen.facts["compute"] = str(opened.conditions.get("compute", ""))
         try:

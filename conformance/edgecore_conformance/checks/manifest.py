@@ -325,7 +325,7 @@ def _values(option: Option, verb: str, level: str) -> list[Value]:
 
 def _with_option(bench: Bench, verb: str, name: str, value: Value) -> None:
     if verb == "run":
-        with bench.session(bench.artifact(TRAINED), options={name: value}) as opened:
+        with bench.session(bench.artifact(TRAINED), threads=1, options={name: value}) as opened:
             if isinstance(opened, TextSession):
                 opened.context().prefill(bench.known.tokens(TRAINED, "options", 4))
         return

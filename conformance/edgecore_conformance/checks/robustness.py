@@ -38,7 +38,7 @@ class OfText(Check):
 
 def greedy(bench: Bench, backend: Backend | None = None, count: int = 8) -> list[int]:
     """A short answer, the same every time."""
-    with bench.session(bench.artifact(TRAINED), backend=backend) as session:
+    with bench.session(bench.artifact(TRAINED), backend=backend, threads=1) as session:
         assert isinstance(session, TextSession)
         prompt = bench.known.tokens(TRAINED, "robustness", PROMPT)
         return [p.token for p in session.generate(prompt, max_tokens=count, sampling=GREEDY) if p.token >= 0]
@@ -62,7 +62,9 @@ class Crash(OfText):
             seen.facts["idle"] = [jobs.attempt(lambda: backend.probe(deadline=bench.left), bench) for _ in range(2)]
             seen.facts["gone"] = upsets.gone(pid)
         with bench.fresh() as backend:
-            opened = backend.open(artifact, device=bench.device, options=bench.options("run"), deadline=bench.left)
+            opened = backend.open(
+                artifact, device=bench.device, threads=1, options=bench.options("run"), deadline=bench.left
+            )
             assert isinstance(opened, TextSession)
             pieces = opened.generate(bench.known.tokens(TRAINED, "robustness", PROMPT), sampling=GREEDY)
 
@@ -140,7 +142,7 @@ def _slow_convert(bench: Bench, backend: Backend) -> Any:
 
 
 def _slow_generate(bench: Bench, backend: Backend, artifact: Artifact) -> Any:
-    opened = backend.open(artifact, device=bench.device, options=bench.options("run"), deadline=bench.left)
+    opened = backend.open(artifact, device=bench.device, threads=1, options=bench.options("run"), deadline=bench.left)
     assert isinstance(opened, TextSession)
     opened.deadline = 1e-4  # type: ignore[attr-defined]
     prompt = bench.known.tokens(TRAINED, "robustness", 256)
@@ -165,7 +167,7 @@ class MemoryLimit(OfText):
                 pids.append(backend.pid)
                 for _ in range(20):  # the limit is watched, twenty times a second
                     backend.probe(deadline=bench.left)
-                    with bench.session(artifact, backend=backend) as opened:
+                    with bench.session(artifact, backend=backend, threads=1) as opened:
                         if isinstance(opened, TextSession):
                             opened.context().prefill(bench.known.tokens(TRAINED, "robustness", PROMPT))
                     if limit > 1 << 30:
@@ -214,7 +216,7 @@ class Rounds(OfText):
         with ExitStack() as stack:
             stack.push(context.__exit__)
             for _ in range(rounds):
-                with bench.session(artifact, backend=backend) as opened:
+                with bench.session(artifact, backend=backend, threads=1) as opened:
                     assert isinstance(opened, TextSession)
                     answers.append([p.token for p in opened.generate(prompt, max_tokens=2, sampling=GREEDY)])
                     held.append(anonymous_bytes(backend.pid))
@@ -299,10 +301,10 @@ def misused(bench: Bench, artifact: Artifact, case: str) -> object:
         if case == "no model":
             for file in sorted(f for f in bad.path.rglob("*") if f.is_file()):
                 file.unlink()
-        with bench.session(bad) as opened:
+        with bench.session(bad, threads=1) as opened:
             assert isinstance(opened, TextSession)
             return opened.context().prefill(bench.known.tokens(TRAINED, "robustness", PROMPT))
-    with bench.session(artifact) as session:
+    with bench.session(artifact, threads=1) as session:
         assert isinstance(session, TextSession)
         context = session.context()
         match case:
