@@ -80,9 +80,10 @@ class TextSeeds(TextCheck):
 
 HOWS: tuple[Inputs, ...] = (
     {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
-    {"temperature": 0.5, "top_k": 0, "top_p": 1.0},
-    {"temperature": 1.7, "top_k": 6, "top_p": 1.0},
+    {"temperature": 0.5, "top_k": 10, "top_p": 1.0},
+    {"temperature": 2.0, "top_k": 50, "top_p": 1.0},
     {"temperature": 1.0, "top_k": 0, "top_p": 0.6},
+    {"temperature": 1.6, "top_k": 0, "top_p": 0.7},
 )
 
 
@@ -91,9 +92,9 @@ class TextSampling(TextCheck):
     """text.sampling: draws follow the distribution that was asked for.
 
     Answers are drawn with temperature, top-k and top-p of several values. Given the answer so far, every token must
-    be one that top-k and top-p leave, and over all of them a token's place (the probability of all likelier ones)
-    must be what the oracle's distribution expects, within five standard deviations. First tokens over many seeds are
-    counted against their probabilities, by a chi-square statistic.
+    be one that top-k and top-p leave, and over all of them the surprise (the negative logarithm of a token's
+    probability) must be what the oracle's distribution expects, within five standard deviations. First tokens over
+    many seeds are counted against their probabilities, by a chi-square statistic.
 
     A temperature that is applied before top-p, or not at all, top-k that keeps one too many by habit, or a generator
     whose neighbouring seeds give neighbouring numbers: all of them look like text.
@@ -105,7 +106,7 @@ class TextSampling(TextCheck):
         for number, how in enumerate(HOWS):
             for _ in range(2 if known.level == "quick" else 8):
                 prompt = known.tokens(fixture, f"sampling {number} {len(cases)}", 8)
-                cases.append({"prompt": prompt, "max_tokens": 30, "sampling": {**how, "seed": draw.randrange(2**31)}})
+                cases.append({"prompt": prompt, "max_tokens": 36, "sampling": {**how, "seed": draw.randrange(2**31)}})
         first = known.tokens(fixture, "sampling first", 6)
         begin, count = draw.randrange(1000), 80 if known.level == "quick" else 1000
         return {"cases": cases, "first": first, "seeds": list(range(begin, begin + count))}
@@ -142,16 +143,17 @@ class TextSampling(TextCheck):
                         bool(allowed(row, how, slack)[token]), f"{how}: token {token} is none that may be drawn"
                     )
                     p = distribution(row, how)
-                    middle = middles(p)
-                    excess += float(middle[token]) - 0.5
-                    variance += float((p * (middle - 0.5) ** 2).sum())
+                    surprise = surprises(p)
+                    mean = float((p * surprise).sum())
+                    excess += float(surprise[token]) - mean
+                    variance += float((p * (surprise - mean) ** 2).sum())
                     drawn += 1
             if drawn:
                 # Logits that are off by d move the expectation by about d standard deviations of a token's.
                 bound = UNLIKELY + math.sqrt(2 * lost * drawn)
-                far = abs(excess) / math.sqrt(max(variance, 1e-9) + 0.25)
+                far = abs(excess) / math.sqrt(variance + 0.25)
                 verdict.figure(
-                    f"place of {drawn} tokens: temperature {how['temperature']}, top-k {how['top_k']}, "
+                    f"surprise of {drawn} tokens: temperature {how['temperature']}, top-k {how['top_k']}, "
                     f"top-p {how['top_p']}",
                     far, bound, "<=", "standard deviations", "five, and what the kernels may lose",
                 )  # fmt: skip
@@ -192,13 +194,10 @@ def allowed(row: Rows, how: Inputs, slack: float) -> NDArray[np.bool_]:
     return np.asarray(row >= lowest - slack)
 
 
-def middles(p: Distribution) -> Distribution:
-    """Each token's place among the others, from 0 for the likeliest to 1: the probability of all that are likelier, and
-    half of its own. Its expectation is one half, whatever the distribution."""
-    order = np.argsort(-p, kind="stable")
-    places = np.empty_like(p)
-    places[order] = np.cumsum(p[order]) - p[order] / 2
-    return places
+def surprises(p: Distribution) -> Distribution:
+    """-log p; of a token that cannot be drawn, and was within the tolerance of one that can, as much as of
+    the unlikeliest that can."""
+    return np.asarray(-np.log(np.maximum(p, p[p > 0].min())))
 
 
 def distribution(row: Rows, how: Inputs) -> Distribution:
