@@ -9,7 +9,7 @@ import click
 from edgecore import registry
 from edgecore.cli import options as shared
 from edgecore.cli.output import emit_json, note, table
-from edgecore.verbs import probing
+from edgecore.verbs import probing, proving
 
 if TYPE_CHECKING:
     from edgecore.registry import Entry
@@ -76,7 +76,8 @@ def _one(entry: Entry, as_json: bool) -> None:
     if as_json:
         from dataclasses import asdict
 
-        emit_json({**_facts(entry), "manifest": asdict(manifest)})
+        claims = [{**asdict(s.claim), "state": s.state, "why": s.why} for s in proving.standings(entry)]
+        emit_json({**_facts(entry), "manifest": asdict(manifest), "claims": claims})
         return
     click.echo(f"{manifest.title} ({entry.name} {entry.version}, {_runtime(entry)})\n{manifest.summary}\n")
     click.echo(table(("device", "about"), [(d.name, d.help) for d in manifest.devices]) + "\n")
@@ -100,4 +101,18 @@ def _one(entry: Entry, as_json: bool) -> None:
     click.echo(f"\ncapabilities: {', '.join(c for c, on in manifest.capabilities.items() if on)}")
     if off:
         click.echo(f"declared absent: {', '.join(off)}")
-    click.echo(f"claims: {len(manifest.claims)}, unproven until the conformance suite has run on this device")
+    _claims(proving.standings(entry))
+
+
+def _claims(standings: list[proving.Standing]) -> None:
+    """Each claim with its state; claims that differ in nothing but the precision share a line."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for s in standings:
+        c = s.claim
+        lines.setdefault((c.task, c.family, c.format, c.device, s.state, s.why), []).append(c.precision)
+    proven = sum(s.state == "proven" for s in standings)
+    click.echo(f"\n{proven} of {len(standings)} claims are proven on this machine")
+    rows = [(*key[:4], ", ".join(precisions), *key[4:]) for key, precisions in lines.items()]
+    click.echo(table(("task", "family", "format", "device", "precision", "state", "found"), rows))
+    if any(s.state in ("unproven", "stale") for s in standings):
+        click.echo("edgecore conformance run turns claims into evidence on the device at hand")

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
-from edgecore.contract.errors import EdgecoreError, PluginFault, Timeout, WorkerCrashed, from_wire
+from edgecore.contract.errors import BadRequest, EdgecoreError, PluginFault, Timeout, WorkerCrashed, from_wire
 from edgecore.contract.progress import Progress
 from edgecore.workers.arena import ArenaReader, ArenaWriter
 from edgecore.workers.transport import Transport
@@ -121,6 +121,8 @@ class Channel:
         self._doing = method.removeprefix("edgecore_")
         try:
             self.send("call", number, target, method, list(arguments), dict(keywords))
+        except UnicodeEncodeError as error:
+            raise BadRequest(f"the text is not valid Unicode: {error}", supported="text that UTF-8 can hold") from None
         except (TypeError, OverflowError) as error:
             raise PluginFault(f"{method}: {error}") from None
         return number, inbox

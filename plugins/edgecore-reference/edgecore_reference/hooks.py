@@ -66,7 +66,9 @@ def edgecore_run(
         raise DeviceUnavailable(f"the reference has no device {device!r}", supported="cpu")
     if artifact.task == "tensor":
         from edgecore_reference.tensors import OnnxSession
+        from edgecore_reference.text import limit_threads
 
+        limit_threads(threads)
         return OnnxSession(artifact.model)
     from edgecore_reference.text import OracleSession
 

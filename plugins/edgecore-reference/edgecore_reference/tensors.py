@@ -36,6 +36,9 @@ from edgecore.contract import (
 PLACEMENT = Placement(
     PlacementSource.RUNTIME_ASSIGNMENT, operators={"cpu": 1.0}, detail="onnx.reference computes with numpy, on the CPU"
 )
+CANNOT = (NotImplementedError, ImportError, RuntimeError)
+"""What the evaluator raises for an operator that it lacks, one that needs a package that is not here (ImageDecoder), and
+one that it gets wrong (Scan of operator set 8). Feeds are checked before, so none of them is the caller's fault."""
 LARGEST_PROTOBUF = 1 << 30
 """Bytes of weights above which they go to a file of their own: a protobuf message ends at 2 GiB."""
 
@@ -49,7 +52,7 @@ class OnnxSession(TensorSession):
         self._outputs = tuple(specs(model.graph.output))
         try:
             self._evaluator: ReferenceEvaluator | None = ReferenceEvaluator(model)
-        except NotImplementedError as error:
+        except CANNOT as error:
             raise unsupported(path, error) from None
         self._path = path
 
@@ -71,7 +74,7 @@ class OnnxSession(TensorSession):
         check_feeds(self._inputs, feeds)
         try:
             answers = self._evaluator.run(None, dict(feeds))
-        except NotImplementedError as error:
+        except CANNOT as error:
             raise unsupported(self._path, error) from None
         except ValueError as error:
             raise BadRequest(f"{self._path.name}: these inputs do not go together: {error}") from None

@@ -82,6 +82,9 @@ class OracleSession(TextSession):
     def token_bytes(self, token: int) -> bytes:
         return self._open.tokenizer.token_bytes(token)
 
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return self._open.tokenizer.decode(tokens)
+
     def apply_chat(self, messages: Sequence[Message]) -> str:
         return self._open.tokenizer.apply_chat(messages)
 

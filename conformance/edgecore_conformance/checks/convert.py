@@ -1,0 +1,382 @@
+"""Group *convert*: a source becomes an artifact that opens and answers, whole or not at all, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from edgecore.contract.manifest import Manifest
+from edgecore.contract.sessions import TensorSession
+from edgecore_conformance.bench import Bench
+from edgecore_conformance.check import Cell, Check, check
+from edgecore_conformance.checks import closeness, direct, jobs, refusals, sizes, sources, upsets
+from edgecore_conformance.known import TRAINED, Known
+from edgecore_conformance.observation import Judgement, Observation
+
+
+def converts(manifest: Manifest) -> bool:
+    """Whether there is anything to convert."""
+    return any(jobs.makes(manifest, "convert", task) for task in ("text", "tensor"))
+
+
+def usual_job(bench: Bench) -> jobs.Job:
+    """The conversion that stands for all: the first declared source in the finest precision of at most 16 bits."""
+    task = "text" if jobs.makes(bench.manifest, "convert", "text") else "tensor"
+    kind = jobs.sources_of(bench.manifest, task)[0]
+    return jobs.convert_job(bench, sources.source(bench, kind), precision_for(bench.manifest, task), task=task)
+
+
+def precision_for(manifest: Manifest, task: str) -> Any:
+    """As `Bench.finest`, among what is claimed for the task."""
+    named = {c.precision for c in manifest.claims if c.task == task}
+    made = [p for p in manifest.precisions if p.by != "quantize"]
+    known = [p for p in made if p.name in named] or made
+    halves = [p for p in known if p.bits == 16]
+    return next((p for p in halves if p.recommended), (halves or sorted(known, key=lambda p: -p.bits))[0])
+
+
+class OfConvert(Check):
+    """Applies to plugins that convert."""
+
+    def applies(self, manifest: Manifest) -> bool:
+        return converts(manifest)
+
+
+@check
+class Opens(OfConvert):
+    """convert.opens: every declared source becomes every declared format, and the artifact opens and answers.
+
+    Language models: the fixture is converted from each declared kind of source (a Hugging Face folder; a GGUF file in
+    float32 that the suite wrote) to each claimed format, and to each precision that convert makes; what was written
+    is exactly what the plugin lists, with one model in it, of the measured size that it says; and its logits on the
+    held-out text are the oracle's, within what the precision may lose. A failure in one source alone usually is its
+    order of rows (GGUF keeps q and k interleaved).
+    """
+
+    def applies(self, manifest: Manifest) -> bool:
+        return jobs.makes(manifest, "convert", "text")
+
+    def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
+        finest = precision_for(manifest, "text").name
+        for format in jobs.made_formats(manifest, "text"):
+            for number, kind in enumerate(jobs.sources_of(manifest, "text")):
+                for precision in jobs.claimed(manifest, device):
+                    if precision.by != "quantize" and (number == 0 or precision.name == finest):
+                        yield {"source": kind, "format": format, "precision": precision.name}
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        precision = bench.precision(cell["precision"])
+        job = jobs.convert_job(bench, sources.source(bench, cell["source"]), precision, cell["format"])
+        out = bench.folder("opens")
+        before = jobs.tree(job.source)
+        made = job.run(bench.backend(), out, bench.left)
+        artifact = bench.sealed(out, made, precision.name, TRAINED)
+        seen = Observation(
+            {
+                "files": {f.path: [f.size, f.role] for f in artifact.files},
+                "found": {name: facts[0] for name, facts in jobs.tree(out).items() if facts[3]},
+                "weights": sizes.weights_facts(made.weights),
+                "source": {"before": before, "after": jobs.tree(job.source)},
+            }
+        )
+        closeness.observe_logits(bench, seen, artifact, TRAINED, "convert", small=precision.bits < 16)
+        seen.facts["tensors"] = sizes.tensor_sizes(artifact)
+        return seen
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        precision = next(p for p in known.manifest.precisions if p.name == cell["precision"])
+        sizes.judge_files(seen.facts["files"], seen.facts["found"], verdict)
+        sizes.judge_size(seen.facts, precision, verdict)
+        closeness.judge_logits(seen, known, TRAINED, "convert", precision, verdict)
+
+
+@check
+class Tensors(OfConvert):
+    """convert.tensors: the ONNX classifier becomes every declared tensor format, and classifies as before.
+
+    The artifact is opened and asked about the labelled images of the fixture; its answers are compared with those of
+    onnx's own evaluator on the source, and with the labels. A failure usually is a layout (NCHW against NHWC) or an
+    input that was scaled twice.
+    """
+
+    def applies(self, manifest: Manifest) -> bool:
+        return jobs.makes(manifest, "convert", "tensor")
+
+    def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
+        made = [p for p in jobs.claimed(manifest, device, "tensor") if p.by != "quantize"]
+        return [{"format": f, "precision": p.name} for f in jobs.made_formats(manifest, "tensor") for p in made]
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        from edgecore_conformance import fixtures
+
+        precision = bench.precision(cell["precision"])
+        job = jobs.convert_job(bench, sources.source(bench, "onnx"), precision, cell["format"], "tensor")
+        out = bench.folder("tensors")
+        made = job.run(bench.backend(), out, bench.left)
+        artifact = bench.sealed(out, made, precision.name, task="tensor")
+        images = fixtures.classifier().images[:IMAGES].astype(np.float32)
+        with bench.session(artifact) as opened:
+            assert isinstance(opened, TensorSession)
+            answers = opened({opened.inputs[0].name: images})
+            scores = np.asarray(answers[opened.outputs[0].name], np.float32)
+        files = {f.path: [f.size, f.role] for f in artifact.files}
+        found = {name: facts[0] for name, facts in jobs.tree(out).items() if facts[3]}
+        return Observation({"files": files, "found": found}, {"scores": scores})
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        from edgecore_conformance import fixtures
+
+        sizes.judge_files(seen.facts["files"], seen.facts["found"], verdict)
+        data = fixtures.classifier()
+        due, scores = classified(), seen.arrays["scores"]
+        if scores.shape != due.shape:
+            verdict.problems.append(f"scores of shape {scores.shape}, where {due.shape} are due")
+            return
+        bits = next(p.bits for p in known.manifest.precisions if p.name == cell["precision"])
+        scale = float(np.abs(due).max())
+        tolerance = {32: 1e-4}.get(int(bits), 2e-2)
+        worst = float(np.abs(scores - due).max()) / scale
+        verdict.figure("largest error", worst, tolerance, "<=", "of the largest score", "compute of its bits")
+        agreement = float((scores.argmax(1) == due.argmax(1)).mean())
+        verdict.figure("same class as the source", agreement, 0.99, ">=", "", "a conversion decides nothing anew")
+        verdict.figure("accuracy", float((scores.argmax(1) == data.labels[: len(scores)]).mean()))
+
+
+IMAGES = 64
+
+
+def classified() -> Any:
+    """Scores of the fixture's own ONNX file, by onnx's evaluator."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    from edgecore_conformance import fixtures
+
+    data = fixtures.classifier()
+    model = onnx.load(data.model)
+    feed = {model.graph.input[0].name: data.images[:IMAGES].astype(np.float32)}
+    answers: Any = ReferenceEvaluator(model).run(None, feed)
+    return np.asarray(answers[0], np.float32)
+
+
+@check
+class Deterministic(OfConvert):
+    """convert.deterministic: the same request gives the same bytes, where that is declared.
+
+    The same source is converted twice, in two workers with different hash seeds, and every file's SHA-256 is
+    compared. A plugin that does not declare `deterministic` is only told what was found. A failure usually is a
+    dictionary or set that is written in its order, a time, or a path in the file's metadata.
+    """
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        return upsets.twice(bench, usual_job(bench))
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        upsets.judge_twice(seen, known, verdict)
+
+
+@check
+class Source(OfConvert):
+    """convert.source: the source is left as it was, also when the conversion fails.
+
+    Content, times and permissions of every file of a copy are compared before and after: a conversion that succeeds,
+    one with a precision that does not exist, and one that is cancelled. A failure means that a plugin spoils
+    what people downloaded, or what another plugin reads at the same time.
+    """
+
+    def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
+        kinds = [
+            k
+            for task in ("text", "tensor")
+            if jobs.makes(manifest, "convert", task)
+            for k in jobs.sources_of(manifest, task)
+        ]
+        return [{"source": kind} for kind in kinds]
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        task = "tensor" if cell["source"] == "onnx" else "text"
+        precision = precision_for(bench.manifest, task)
+        job = jobs.convert_job(bench, sources.source(bench, cell["source"]), precision, task=task)
+        return upsets.untouched(bench, job)
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        upsets.judge_untouched(seen, verdict)
+
+
+@check
+class Outside(OfConvert):
+    """convert.outside: nothing is written outside the folder that was given.
+
+    The hook is called in a fresh interpreter with empty folders for home, temporary files, working directory and
+    EDGECORE_HOME. An audit hook lists what Python opens for writing, wherever it lies, and refuses connections; the
+    folders are compared for what native code does. Temporary files that are gone afterwards are allowed. A failure
+    usually is a cache, a log in the working directory, or telemetry.
+    """
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        job, out = usual_job(bench), bench.folder("outside")
+        before = jobs.tree(job.source)
+        arguments = {
+            "source": str(job.source), "out": str(out), "format": job_format(bench),
+            "precision": job.precision.name, "options": bench.options("convert"),
+        }  # fmt: skip
+        found = direct.observe_directly(
+            bench, {"hook": "edgecore_convert", "arguments": arguments}, out=out, source=job.source
+        )
+        return upsets.outside_facts(found, before, jobs.tree(job.source), out)
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        upsets.judge_outside(seen, verdict)
+
+
+def job_format(bench: Bench) -> str:
+    task = "text" if jobs.makes(bench.manifest, "convert", "text") else "tensor"
+    return jobs.made_formats(bench.manifest, task)[0]
+
+
+@check
+class Progress(OfConvert):
+    """convert.progress: progress is told, only grows, ends at its total, and is never silent for long.
+
+    Every report is kept with its time. Within a stage the numbers never fall and never pass the total, the last one
+    is the total, and no five seconds pass without one. A failure is a bar that jumps back or stands still, which
+    people take for a hang; and a cancellation that nobody hears, because reports are where it is heard.
+    """
+
+    def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
+        text = jobs.makes(manifest, "convert", "text")
+        return [{"model": TRAINED}, {"model": "real"}] if level == "full" and text else [{"model": TRAINED}]
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        if cell["model"] == "real":
+            precision = precision_for(bench.manifest, "text")
+            return upsets.reports(bench, jobs.convert_job(bench, bench.known.fixture("real"), precision))
+        return upsets.reports(bench, usual_job(bench))
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        upsets.judge_reports(seen, verdict)
+
+
+@check
+class Cancel(OfConvert):
+    """convert.cancel: a conversion that nobody waits for any more stops in time, and the next call works.
+
+    The caller's progress function raises `Cancelled` at the first report; the call must end with it within five
+    seconds, and the next conversion must give the same files as an undisturbed one. The same is asked of the hook
+    itself in a fresh interpreter: after a report has raised, it must end with `Cancelled` and do no more work
+    that it reports. A failure usually is an `except Exception` around a loop.
+    """
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        job = usual_job(bench)
+        seen = upsets.cancelled(bench, job)
+        out = bench.folder("cancelled")
+        arguments = {
+            "source": str(job.source), "out": str(out), "format": job_format(bench),
+            "precision": job.precision.name, "options": bench.options("convert"),
+        }  # fmt: skip
+        call = {"hook": "edgecore_convert", "arguments": arguments, "cancel_at": 2}
+        seen.facts["direct"] = upsets.cancelled_facts(direct.observe_directly(bench, call))
+        return seen
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        upsets.judge_cancelled(seen, verdict)
+
+
+@check
+class Killed(OfConvert):
+    """convert.killed: kill -9 in the middle leaves nothing outside the folder, and the next call works.
+
+    A worker with empty folders for home, temporary files, working directory and EDGECORE_HOME is killed at its first
+    report of progress. The caller must get `WorkerCrashed`; the source and the folders must be as they were; a new
+    worker must give the same files as an undisturbed one. A failure usually is a lock or a temporary file that
+    the next run trips over.
+    """
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        return upsets.killed(bench, usual_job(bench))
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        upsets.judge_killed(seen, verdict)
+
+
+@check
+class DiskFull(OfConvert):
+    """convert.disk_full: a full disk is an error that says so, never an artifact.
+
+    The worker's largest file size is limited (RLIMIT_FSIZE, Linux) to half of what the largest file of the artifact
+    needs, then to 4 KiB. Both calls must raise `DoesNotFit`; with the limit lifted the same worker must
+    convert well. A failure is half a model that looks like a whole one, or a traceback where "the disk is
+    full" would have told everything.
+    """
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        return upsets.disk_full(bench, usual_job(bench))
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        upsets.judge_disk_full(seen, verdict)
+
+
+@check
+class Corrupt(OfConvert):
+    """convert.corrupt: a damaged source is `CorruptModel`, whatever is damaged, and never an artifact.
+
+    Copies of the fixture with one fault each: weights that end in the middle, a NaN, a matrix said to lie the other
+    way, an index that leads nowhere, a damaged header, half a config, another kind of file, an empty one. Each must
+    raise `CorruptModel` and leave a worker that answers. A failure is a crash that people report to the wrong project,
+    or a model of garbage weeks later.
+    """
+
+    def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
+        kinds = [
+            k
+            for task in ("text", "tensor")
+            if jobs.makes(manifest, "convert", task)
+            for k in jobs.sources_of(manifest, task)
+        ]
+        return [{"source": kind, "fault": fault} for kind in kinds for fault in sources.FAULTS[kind]]
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        kind = cell["source"]
+        task = "tensor" if kind == "onnx" else "text"
+        path = sources.damage(sources.source(bench, kind), kind, cell["fault"])
+        job = jobs.convert_job(bench, path, precision_for(bench.manifest, task), task=task)
+        backend = bench.backend()
+        error = jobs.attempt(lambda: job.run(backend, bench.folder("corrupt"), bench.left), bench)
+        return Observation({**error, "after": jobs.attempt(lambda: backend.probe(deadline=bench.left), bench)})
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        error = seen.facts.get("error", "")
+        verdict.expect(
+            error == "CorruptModel",
+            f"{error or 'an artifact'}, where CorruptModel is due: {seen.facts.get('what', '')}",
+        )
+        verdict.expect(not seen.facts["after"], f"afterwards the worker does not answer: {seen.facts['after']}")
+
+
+@check
+class Refused(OfConvert):
+    """convert.refused: what convert cannot do is refused with the typed error, before any work.
+
+    A precision that does not exist is `UnsupportedPrecision`; a format that does not exist, and a model of a family
+    that is none, are `UnsupportedModel`; a context longer than the model was trained for is `DoesNotFit`; a source
+    that is not there is `ModelNotFound`. A failure is a hook that trusts its caller: the core's command line refuses
+    most of this before, but it is not the only caller.
+    """
+
+    def applies(self, manifest: Manifest) -> bool:
+        return jobs.makes(manifest, "convert", "text")
+
+    def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
+        return [{"case": case} for case in refusals.REFUSALS]
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        out = bench.folder("refused")
+        error = jobs.attempt(lambda: refusals.refusal(bench, cell["case"], out), bench)
+        return Observation({**error})
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        error, due = seen.facts.get("error", ""), refusals.REFUSALS[cell["case"]]
+        verdict.expect(error in due, f"{error or 'an artifact'}, where {due[0]} is due: {seen.facts.get('what', '')}")

@@ -1,0 +1,106 @@
+"""What is published: fixtures, bounds, the inputs that a seed draws, and the oracle's answers to them.
+
+A judgement may use nothing else, so that a third person who has this distribution comes to the same verdict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecore.checkpoint import Oracle, open_checkpoint
+from edgecore.checkpoint.tokenizer import Tokenizer
+from edgecore.contract.manifest import Manifest
+from edgecore.quality.bounds import Bounds, bounds
+from edgecore_conformance import fixtures
+
+if TYPE_CHECKING:
+    from edgecore_conformance.scripted import Script
+
+SCRIPTED = "scripted"
+"""A Llama that says what a script says, which the seed draws (scripted.py)."""
+TRAINED = "trained"
+"""The fixture that has learnt something; every other text fixture is a random checkpoint named by its family."""
+
+
+@dataclass
+class Known:
+    """One run's published half. `seed` 0 is everybody's; another was chosen by whoever asked for the run."""
+
+    manifest: Manifest
+    device: str
+    level: str = "quick"
+    seed: int = 0
+    model: Path | None = None
+    """A model of the user's for level `full`, in the place of SmolLM2."""
+    _logits: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    _tokenizers: dict[str, Tokenizer] = field(default_factory=dict, repr=False)
+
+    def fixture(self, name: str) -> Path:
+        """A Hugging Face folder: `trained`, `scripted`, a family's random checkpoint, or `real` (level full)."""
+        if name == SCRIPTED:
+            return self._scripted
+        if name == TRAINED:
+            return fixtures.language_model()
+        if name == "real":
+            return fixtures.real_model(self.model)
+        return fixtures.family(name)
+
+    def tokenizer(self, fixture: str) -> Tokenizer:
+        if fixture not in self._tokenizers:
+            self._tokenizers[fixture] = open_checkpoint(self.fixture(fixture)).tokenizer
+        return self._tokenizers[fixture]
+
+    def text(self, purpose: str, length: int) -> str:
+        """`length` characters of the held-out text, from a place that seed and purpose choose."""
+        whole = fixtures.held_out_text()
+        start = self.draw(purpose).randrange(max(1, len(whole) - length))
+        start = whole.find(" ", start) + 1
+        return whole[start : start + length]
+
+    def tokens(self, fixture: str, purpose: str, count: int) -> list[int]:
+        """`count` ids: of the held-out text for a trained model, any for a random one."""
+        if fixture in (TRAINED, "real"):
+            return self.tokenizer(fixture).encode(self.text(purpose, 8 * count))[:count]
+        vocabulary = open_checkpoint(self.fixture(fixture)).decoder.vocab_size
+        draw = self.draw(f"{fixture} {purpose}")
+        return [draw.randrange(vocabulary) for _ in range(count)]
+
+    def draw(self, purpose: str) -> random.Random:
+        """Numbers that depend on the seed and the purpose, and on nothing that ran before."""
+        return random.Random(hashlib.sha256(f"{self.seed} {purpose}".encode()).digest())
+
+    def logits(self, fixture: str, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """(len(tokens), vocab) of the oracle, remembered."""
+        key = hashlib.sha256(f"{fixture} {list(tokens)}".encode()).hexdigest()
+        if key not in self._logits:
+            with open_checkpoint(self.fixture(fixture)) as model:
+                self._logits[key] = np.concatenate(list(Oracle(model.decoder, model.tensors).score(tokens)))
+        return self._logits[key]
+
+    @cached_property
+    def script(self) -> Script:
+        """What the fixture `scripted` says."""
+        from edgecore_conformance.scripted import script
+
+        return script(self.tokenizer(TRAINED), self.draw("script"))
+
+    @cached_property
+    def _scripted(self) -> Path:
+        from edgecore_conformance.scripted import write
+
+        self._folder = tempfile.TemporaryDirectory(prefix="edgecore-conformance-")
+        return write(Path(self._folder.name), fixtures.language_model(), self.tokenizer(TRAINED), self.script)
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        return bounds()

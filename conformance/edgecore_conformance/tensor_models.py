@@ -1,0 +1,245 @@
+"""Tensor models that the suite makes itself, what they must answer, and how a plugin gets to open them.
+
+The graph is small and drawn from the seed, its answer computed in float64 by plain numpy: nothing of a runtime, and
+nothing of the plugin, stands between a feed and what is expected of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecore.contract.artifacts import Artifact, PayloadFile
+from edgecore.contract.errors import UnsupportedPrecision
+from edgecore.contract.hookspecs import ConvertLimits
+from edgecore.contract.manifest import Manifest
+from edgecore_conformance.bench import Bench
+from edgecore_conformance.known import Known
+
+Arrays = dict[str, NDArray[Any]]
+WIDE, NARROW = 24, 10
+OPSET, IR = 13, 7
+"""Old enough for every runtime that is alive."""
+CALIBRATED = 16
+"""Images of the classifier that calibrate, and are not scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """`total = relu(zeta @ weight) + alpha`, `gate = sigmoid(zeta @ weight)`.
+
+    zeta is (batch, WIDE), alpha (batch, NARROW). The names are in another order than the alphabet's, and so are
+    inputs and outputs of different shape."""
+
+    weight: NDArray[np.float32]
+
+    def write(self, path: Path) -> Path:
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        def value(name: str, width: int) -> Any:
+            return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+
+        nodes = [
+            helper.make_node("MatMul", ["zeta", "weight"], ["product"]),
+            helper.make_node("Relu", ["product"], ["positive"]),
+            helper.make_node("Add", ["positive", "alpha"], ["total"]),
+            helper.make_node("Sigmoid", ["product"], ["gate"]),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "drawn",
+            [value("zeta", WIDE), value("alpha", NARROW)],
+            [value("total", NARROW), value("gate", NARROW)],
+            [numpy_helper.from_array(self.weight, "weight")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+        onnx.save(model, str(path))
+        return path
+
+    def expected(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """float64."""
+        product = feeds["zeta"].astype(np.float64) @ self.weight.astype(np.float64)
+        return {
+            "total": np.maximum(product, 0) + feeds["alpha"].astype(np.float64),
+            "gate": 1 / (1 + np.exp(-product)),
+        }
+
+
+def graph(known: Known, purpose: str) -> Graph:
+    """Weights near those of a trained layer, so that quantizing them loses what it usually loses."""
+    draw = np.random.default_rng(known.draw(f"graph {purpose}").getrandbits(64))
+    return Graph((draw.standard_normal((WIDE, NARROW)) / np.sqrt(WIDE)).astype(np.float32))
+
+
+def feeds(known: Known, purpose: str, batch: int) -> Arrays:
+    draw = np.random.default_rng(known.draw(f"feeds {purpose} {batch}").getrandbits(64))
+    return {
+        "zeta": draw.standard_normal((batch, WIDE)).astype(np.float32),
+        "alpha": draw.standard_normal((batch, NARROW)).astype(np.float32),
+    }
+
+
+def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Of names, types, shapes and values: what was fed, in a line."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        sha.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha.update(repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+def claimed(manifest: Manifest, field: str, device: str) -> list[str]:
+    """What the tensor claims on a device say of a field, in their order."""
+    return list(dict.fromkeys(getattr(c, field) for c in manifest.claims if c.task == "tensor" and c.device == device))
+
+
+def precisions(manifest: Manifest, device: str) -> list[str]:
+    """Claimed for tensors on the device; what is declared where nothing is claimed."""
+    names = claimed(manifest, "precision", device)
+    return names or [p.name for p in manifest.precisions if p.by != "quantize"][:1]
+
+
+def finest(manifest: Manifest, device: str) -> str:
+    """The one with the most bits that convert makes."""
+    bits = {p.name: p.bits for p in manifest.precisions if p.by != "quantize"}
+    return max((name for name in precisions(manifest, device) if name in bits), key=lambda name: bits[name])
+
+
+def bits_of(manifest: Manifest, precision: str) -> float:
+    for known in manifest.precisions:
+        if known.name == precision:
+            return known.bits
+    raise UnsupportedPrecision(precision)
+
+
+def opens_onnx(manifest: Manifest) -> str:
+    """The format that takes ONNX files as they are, empty where there is none."""
+    return next((f.name for f in manifest.formats if f.task == "tensor" and ".onnx" in f.suffixes), "")
+
+
+def artifact(
+    bench: Bench,
+    source: Path,
+    precision: str = "",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    calibration: Sequence[Mapping[str, NDArray[Any]]] = (),
+) -> Artifact:
+    """The ONNX file in a precision, by default the finest: converted, and quantized where that is what makes it. A
+    plugin that does not convert ONNX files opens them where they lie."""
+    manifest = bench.manifest
+    wanted = bench.precision(precision or finest(manifest, bench.device))
+    if "onnx" not in manifest.sources:
+        return native(bench, source)
+    if wanted.by == "quantize":
+        base = artifact(bench, source, shapes=shapes)
+        bench.stage = "quantize"
+        out = bench.folder(f"tensor-{wanted.name}")
+        folder: Path | None = None
+        if wanted.calibration != "none" and calibration:
+            folder = bench.folder("feeds")
+            for number, arrays in enumerate(calibration):
+                np.savez(folder / f"{number:03}.npz", **arrays)  # type: ignore[arg-type]
+        made = bench.backend().quantize(
+            artifact=base,
+            out=out,
+            precision=wanted.name,
+            calibration=folder,
+            options=bench.options("quantize"),
+            deadline=bench.left,
+        )
+    else:
+        bench.stage = "convert"
+        out = bench.folder(f"tensor-{wanted.name}")
+        made = bench.backend().convert(
+            source=source,
+            out=out,
+            format=next(f.name for f in manifest.formats if f.task == "tensor"),
+            precision=wanted.name,
+            options=bench.options("convert"),
+            limits=ConvertLimits(shapes=dict(shapes or {})),
+            deadline=bench.left,
+        )
+    bench.stage = "run"
+    return bench.sealed(out, made, wanted.name, task="tensor")
+
+
+def native(bench: Bench, path: Path) -> Artifact:
+    """The file where it lies, as people have it."""
+    return Artifact(
+        path=path, backend=bench.entry.name, task="tensor", format=opens_onnx(bench.manifest), precision="",
+        files=(PayloadFile(path.name, "model"),),
+    )  # fmt: skip
+
+
+def drawn_artifact(bench: Bench, purpose: str, precision: str = "") -> Artifact:
+    """The graph of a purpose, for the plugin to open."""
+    source = graph(bench.known, purpose).write(bench.folder("graph") / "model.onnx")
+    return artifact(bench, source, precision, calibration=[feeds(bench.known, f"calibration {i}", 4) for i in range(8)])
+
+
+def classifier(bench: Bench, precision: str = "") -> tuple[Artifact, Arrays]:
+    """The trained classifier for the plugin to open, and the first eight images that are scored as its feeds."""
+    source, feeds = classifier_feeds(8)
+    images = _images()
+    calibration = [dict.fromkeys(feeds, images[i : i + 1]) for i in range(CALIBRATED)]
+    return artifact(bench, source, precision, calibration=calibration), feeds
+
+
+def classifier_feeds(count: int) -> tuple[Path, Arrays]:
+    """The classifier's file and the first images that are scored."""
+    from edgecore_conformance import fixtures
+
+    source = fixtures.classifier().model
+    return source, {input_name(source): _images()[CALIBRATED : CALIBRATED + count]}
+
+
+def _images() -> NDArray[Any]:
+    from edgecore_conformance import fixtures
+
+    return np.asarray(fixtures.classifier().images)
+
+
+def input_name(model: Path) -> str:
+    import onnx
+
+    loaded = onnx.load(str(model))
+    weights = {tensor.name for tensor in loaded.graph.initializer}
+    return next(str(v.name) for v in loaded.graph.input if v.name not in weights)
+
+
+def keep(answer: Mapping[str, NDArray[Any]], prefix: str, arrays: Arrays) -> dict[str, Any]:
+    """Puts outputs into an observation's arrays; answers as facts what numpy's own file format cannot say."""
+    facts: dict[str, Any] = {}
+    for name, value in answer.items():
+        array = np.asarray(value)
+        facts[name] = {"dtype": array.dtype.name, "shape": list(array.shape)}
+        if array.dtype == object:
+            facts[name]["texts"] = [str(text) for text in array.ravel()]
+        else:
+            plain = array if array.dtype.kind in "biufc" and array.dtype.isbuiltin == 1 else np.ascontiguousarray(array)
+            arrays[f"{prefix}/{name}"] = plain if plain is array else plain.reshape(-1).view(np.uint8)
+    return facts
+
+
+def kept(facts: Mapping[str, Any], prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """The inverse of `keep`."""
+    found: Arrays = {}
+    for name, about in facts.items():
+        if "texts" in about:
+            found[name] = np.array(about["texts"], dtype=object).reshape(about["shape"])
+            continue
+        array = arrays[f"{prefix}/{name}"]
+        if array.dtype.name != about["dtype"]:
+            import ml_dtypes
+
+            array = array.view(np.dtype(getattr(ml_dtypes, about["dtype"])))
+        found[name] = array.reshape(about["shape"])
+    return found

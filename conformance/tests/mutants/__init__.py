@@ -1,0 +1,24 @@
+"""The tests of the suite: plugins with one planted fault each, and the check that must catch it.
+
+    mutant.py       what a mutant is, and how it becomes a plugin's folder
+    plugin/         what every such folder gets: the way to plant a fault, and a truthful plugin that quantizes
+    text.py, ...    the mutants, a file a group of checks
+
+Each is the truthful reference plugin (or the truthful quantizer), with one behaviour replaced. Checks test behaviour:
+none of them may know of a mutant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mutants import benchmark, convert, manifest, numbers, placement, quantize, robustness, tensor, text, words
+from mutants.mutant import TRUTHFUL, Mutant, write_mutant
+
+__all__ = ["MUTANTS", "TRUTHFUL", "Mutant", "write_mutant"]
+
+MUTANTS: Mapping[str, Mutant] = {
+    mutant.name: mutant
+    for group in (manifest, convert, quantize, numbers, text, words, tensor, benchmark, placement, robustness)
+    for mutant in group.MUTANTS
+}

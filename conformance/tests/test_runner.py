@@ -1,0 +1,245 @@
+"""The testers' door as testers use it: a process in an empty folder, quiet, with nothing of anybody's pytest in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecore_conformance.check import Cell
+from edgecore_conformance.observation import Observation
+from edgecore_conformance.outcomes import Outcome
+from edgecore_conformance.running import run_row
+from edgecore_conformance.verify import verify
+
+from support.cli import Result
+from support.small_suite import GOOD, Wrong, exception, run_small, small_suite, write_plugin
+
+DRIVER = Path(__file__).parents[2] / "tests/support/small_edgecore.py"
+
+
+def conformance(*arguments: object, more: str = "", cwd: Path, **env: str) -> Result:
+    """`edgecore conformance ARGUMENTS` with the small suite, and `more` of its checks."""
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), more, "conformance", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(DRIVER.parents[1]), **env},
+    )  # fmt: skip
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_a_good_run_ends_with_0_and_says_every_row_every_group_and_every_claim(tmp_path: Path) -> None:
+    folder = write_plugin(tmp_path / "mine")
+    done = conformance("run", "--backend", folder, "--out", "bundle", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.err.count("  passed  ") == 3
+    assert "not applicable  tensor.nothing" in done.err
+    assert "quantize      1/1" in done.out
+    assert "run, text     2/2" in done.out
+    assert "claims about cpu: 2/2 proven" in done.out
+    assert {p.name for p in (tmp_path / "bundle").iterdir()} == {
+        "header.json", "manifest.json", "selected.json", "sessions.json", "rows.jsonl", "raw", "report.json",
+        "junit.xml", "index.html", "badge.svg",
+    }  # fmt: skip
+
+
+def test_nothing_of_pytest_is_seen(tmp_path: Path) -> None:
+    done = conformance("run", "--backend", "reference", "-k", "wrong", more="wrong", cwd=tmp_path)
+    assert done.code == 1
+    assert "failed  text.wrong" in done.err
+    assert "value 3 misses <= 2" in done.err
+    for word in ("pytest", "Traceback", "=====", "warning"):
+        assert word not in done.out + done.err
+
+
+def test_the_users_pytest_is_not_listened_to(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
+    (tmp_path / "conftest.py").write_text("raise SystemExit('loaded the conftest')\n")
+    (tmp_path / "theirs.py").write_text("raise SystemExit('loaded the plugin')\n")
+    ambient = {"PYTEST_ADDOPTS": "--no-such-option", "PYTEST_PLUGINS": "theirs"}
+    done = conformance("run", "--backend", "reference", "-k", "llama", cwd=tmp_path, **ambient)
+    assert done.code == 0, done.err
+    assert {p.name for p in tmp_path.iterdir()} == {"pytest.ini", "conftest.py", "theirs.py"}, (
+        "and leaves nothing there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--backend", "reference", "-k", "nonesuch"], 2, "no row matches 'nonesuch'"),
+        (["--backend", "reference", "-k", "llama and"], 2, "-k 'llama and' is no expression"),
+        (["--backend", "reference", "--resume"], 2, "--resume goes on with a bundle"),
+        (["--backend", "reference", "--device", "gpu"], 3, "supported: cpu"),
+        (["--backend", "nonesuch"], 3, "there is no backend 'nonesuch'"),
+        (["--backend", "reference", "--level", "slow"], 2, "slow"),
+    ],
+)
+def test_a_bad_request_and_what_is_not_here_end_with_their_codes(
+    arguments: list[str], code: int, says: str, tmp_path: Path
+) -> None:
+    done = conformance("run", *arguments, cwd=tmp_path)
+    assert done.code == code
+    assert says in done.err
+    assert "Traceback" not in done.err
+
+
+def test_json_is_all_that_is_on_standard_output(tmp_path: Path) -> None:
+    done = conformance("run", "--backend", "reference", "-k", "llama", "--json", cwd=tmp_path)
+    assert done.json["outcomes"] == {"passed": 1}
+    assert (done.json["rows_selected"], done.json["rows_of_level"]) == (1, 6)
+    assert done.json["claims"]["proven"] == 0, "one row proves no claim"
+    assert done.err == ""
+
+
+def test_a_bundle_is_never_written_into_a_folder_with_something_in_it(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("mine")
+    done = conformance("run", "--backend", "reference", "--out", "out", cwd=tmp_path)
+    assert done.code == 2
+    assert "is not empty" in done.err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_resume_keeps_finished_rows_and_never_shrinks_a_selection(tmp_path: Path) -> None:
+    assert conformance("run", "--backend", "reference", "--out", "b", "-k", "llama", cwd=tmp_path).code == 0
+    kept = (tmp_path / "b/raw/text.answers_family=llama_.npz").stat().st_mtime_ns
+    done = conformance("run", "--backend", "reference", "--out", "b", "-k", "bits", "--resume", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.json["rows_selected"] == 4
+    assert len(done.json["sessions"]) == 2
+    assert (tmp_path / "b/raw/text.answers_family=llama_.npz").stat().st_mtime_ns == kept
+    assert conformance("verify", "b", cwd=tmp_path).code == 0
+
+
+def test_resume_with_something_else_is_refused_and_leaves_the_bundle(tmp_path: Path) -> None:
+    conformance("run", "--backend", "reference", "--out", "b", "-k", "llama", cwd=tmp_path)
+    again = conformance(
+        "run", "--backend", "reference", "--out", "b", "-k", "bits", "--resume", "--challenge", 4, cwd=tmp_path
+    )
+    assert again.code == 2
+    assert "the bundle was begun with another seed (0, now 4)" in again.err
+    assert conformance("verify", "b", cwd=tmp_path).code == 0
+
+
+def test_a_killed_run_is_gone_on_with(tmp_path: Path) -> None:
+    with small_suite(*GOOD, Wrong):
+        run_small(tmp_path / "b", seed=3)
+    lines = (tmp_path / "b/rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "b/rows.jsonl").write_text("".join(lines[:3]) + '{"row": "cut in the mid')
+    for name in ("report.json", "index.html", "junit.xml", "badge.svg"):
+        (tmp_path / "b" / name).unlink()
+    (tmp_path / "b/rows.jsonl").write_text("".join(lines[:3]))
+    with small_suite(*GOOD, Wrong):
+        made = run_small(tmp_path / "b", seed=3, resume=True)
+        assert made.report is not None
+        assert made.report["outcomes"] == {"passed": 5, "not_applicable": 1, "failed": 1}
+        assert verify(tmp_path / "b").contradictions == []
+
+
+def test_what_had_begun_and_never_ended_is_crashed_and_what_never_began_is_missing(tmp_path: Path) -> None:
+    with small_suite():
+        from edgecore_conformance.run import Run
+
+        run = Run("reference", out=tmp_path / "b")
+        run.select(["text.answers[family=llama]", "text.answers[family=qwen3]"])
+        run.rows.start("text.answers[family=llama]")
+        run.finish()
+        assert run.report is not None
+        assert [r["outcome"] for r in run.report["rows"]] == ["crashed", "missing"]
+        assert run.report["rows"][0]["cell"] == {"family": "llama"}
+        claims = {c["family"]: c["state"] for c in run.report["claims"]["of"] if c["precision"] == "f16"}
+        assert (claims["llama"], claims["qwen3"]) == ("refuted", "unproven")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_ends_with_130_and_leaves_a_bundle_that_says_what_is_missing(tmp_path: Path) -> None:
+    code = (
+        "import time, sys\n"
+        "from edgecore.cli import main\n"
+        "from support.small_suite import *\n"
+        "class Slow(Wrong):\n"
+        "    '''text.slow: takes a minute.'''\n"
+        "    def observe(self, bench, cell):\n"
+        "        open('begun', 'w').close()\n"
+        "        time.sleep(60)\n"
+        "with small_suite(*GOOD, Slow, Wrong):\n"
+        "    main(['conformance', 'run', '--backend', 'reference', '--out', 'b'])\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(DRIVER.parents[1])}
+    started = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path / "begun").exists() or started.poll() is not None:
+            break
+        time.sleep(0.1)
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == 130, err
+    rows = json.loads((tmp_path / "b/report.json").read_text())["rows"]
+    assert {r["row"]: r["outcome"] for r in rows}["text.slow"] == "crashed"
+    assert {r["row"]: r["outcome"] for r in rows}["text.wrong"] == "missing"
+
+
+def test_an_observation_that_cannot_be_kept_is_an_error_of_its_row(tmp_path: Path) -> None:
+    class Unkept(Wrong):
+        """text.unkept: sees what JSON cannot hold."""
+
+        def observe(self, bench: Any, cell: Cell) -> Observation:
+            return Observation({"value": float("nan")})
+
+    with small_suite(Unkept):
+        from edgecore_conformance.run import Run
+
+        run = Run("reference", out=tmp_path / "b")
+        row = run_row(Unkept(), {}, run.bench, tmp_path / "b")
+        run.bench.close()
+    assert row.outcome is Outcome.ERROR
+    assert "cannot be kept" in row.message
+
+
+def test_expectations_are_read_at_this_door_and_can_be_left_aside(tmp_path: Path) -> None:
+    folder = write_plugin(tmp_path / "mine", exception("text.wrong"))
+    expected = conformance("run", "--backend", folder, "-k", "wrong", more="wrong", cwd=tmp_path)
+    assert expected.code == 0
+    assert "xfail  text.wrong" in expected.err
+    assert "exceptions: 1 rows" in expected.out
+    ignored = conformance("run", "--backend", folder, "-k", "wrong", "--no-expectations", more="wrong", cwd=tmp_path)
+    assert ignored.code == 1
+
+
+def test_authors_have_a_door_of_their_own(tmp_path: Path) -> None:
+    """One class with one line, in the tests of a plugin, run by their own pytest."""
+    plugin = write_plugin(tmp_path / "mine")
+    (tmp_path / "test_mine.py").write_text(
+        "from edgecore_conformance import BackendConformance\n\n"
+        f"class TestMine(BackendConformance):\n    backend = {str(plugin)!r}\n"
+    )
+    code = (
+        "import sys, pytest\nfrom support.small_suite import *\n"
+        "with small_suite(*GOOD, Wrong):\n"
+        "    plugins = ['-p', 'edgecore_conformance.plugin', '-p', 'no:cacheprovider']\n"
+        "    sys.exit(pytest.main(['-q', *plugins, 'test_mine.py']))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(DRIVER.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed, 3 passed, 1 skipped" in done.stdout
+    assert "failed: value 3 misses <= 2" in done.stdout
+
+
+def test_a_bundle_is_read_on_a_machine_that_has_not_the_plugin(tmp_path: Path) -> None:
+    folder = write_plugin(tmp_path / "mine")
+    with small_suite():
+        run_small(tmp_path / "bundle", backend=str(folder))
+        shutil.rmtree(folder)
+        assert verify(tmp_path / "bundle").contradictions == []

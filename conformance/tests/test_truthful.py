@@ -1,0 +1,48 @@
+"""No false alarms: plugins that tell the truth pass whole, level quick, twice."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from mutants import TRUTHFUL, write_mutant
+
+from edgecore_conformance.check import row_id
+from edgecore_conformance.outcomes import Outcome
+from edgecore_conformance.rows import Row
+from edgecore_conformance.run import Run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+GOOD = (Outcome.PASSED, Outcome.UNSUPPORTED, Outcome.NOT_APPLICABLE)
+
+
+def quick(backend: str, out: Path) -> list[Row]:
+    """Every row of level quick, by the one runner."""
+    run = Run(backend, out=out, expectations=False)
+    pairs = run.pairs()
+    run.select([row_id(check.name(), cell) for check, cell in pairs])
+    rows = [run.row(check, cell) for check, cell in pairs]
+    run.finish()
+    return rows
+
+
+def alarms(rows: list[Row]) -> list[str]:
+    return [f"{row.row}: {row.outcome.value}: {row.message}" for row in rows if row.outcome not in GOOD]
+
+
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_the_reference_passes_whole(time: str, tmp_path: Path) -> None:
+    assert alarms(quick("reference", tmp_path / "bundle")) == []
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_llama_cpp_passes_whole(time: str, tmp_path: Path) -> None:
+    assert alarms(quick("llamacpp", tmp_path / "bundle")) == []
+
+
+@pytest.mark.parametrize("base", TRUTHFUL)
+def test_what_mutants_are_made_of_passes_whole(base: str, tmp_path: Path) -> None:
+    plugin = write_mutant(TRUTHFUL[base], tmp_path / "plugin")
+    assert alarms(quick(str(plugin), tmp_path / "bundle")) == []
