@@ -1,9 +1,9 @@
 """The conformance suite: claims become evidence.
 
-    from edgecore_conformance import BackendConformance
+from edgecore_conformance import BackendConformance
 
-    class TestMine(BackendConformance):
-        backend = "mine"
+class TestMine(BackendConformance):
+    backend = "mine"
 """
 
 from typing import TYPE_CHECKING, Any

@@ -29,9 +29,7 @@ def write_reports(run: Run) -> dict[str, Any]:
         (run.folder / name).write_text(text, encoding="utf-8", newline="\n")
     report["files"] = bundle.digests(run.folder)
     validate(report)
-    (run.folder / bundle.REPORT).write_text(
-        json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    (run.folder / bundle.REPORT).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     record(report)
     return report
 
