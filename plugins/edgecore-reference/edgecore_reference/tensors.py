@@ -37,8 +37,8 @@ PLACEMENT = Placement(
     PlacementSource.RUNTIME_ASSIGNMENT, operators={"cpu": 1.0}, detail="onnx.reference computes with numpy, on the CPU"
 )
 CANNOT = (NotImplementedError, ImportError, RuntimeError)
-"""What the evaluator raises for an operator that it lacks, that needs a package that is not here (ImageDecoder), or that
-it gets wrong (Scan of operator set 8). Feeds are checked before, so none of them is the caller's fault."""
+"""What the evaluator raises for an operator that it lacks, that needs a package that is not here (ImageDecoder), or
+that it gets wrong (Scan of operator set 8). Feeds are checked before, so none of them is the caller's fault."""
 LARGEST_PROTOBUF = 1 << 30
 """Bytes of weights above which they go to a file of their own: a protobuf message ends at 2 GiB."""
 
