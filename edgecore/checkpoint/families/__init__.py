@@ -10,6 +10,7 @@ from typing import Any
 from edgecore.checkpoint.decoder import Decoder
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.tensors import Tensor
+from edgecore.contract.errors import UnsupportedModel
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3", "bitnet")
 """Modules of this package; each has a `FAMILY`."""
@@ -50,8 +51,11 @@ class Family:
 
 
 def family_of(decoder: Decoder) -> Family:
-    """The decoder's family. Raises `KeyError` for a name that none has."""
-    return {family.name: family for family in known()}[decoder.family]
+    """The decoder's family. Raises `UnsupportedModel` for a name that none has."""
+    by_name = {family.name: family for family in known()}
+    if decoder.family not in by_name:
+        raise UnsupportedModel(f"family {decoder.family!r}", supported=", ".join(by_name))
+    return by_name[decoder.family]
 
 
 def known() -> tuple[Family, ...]:
