@@ -95,7 +95,9 @@ def _pieces(tensor: Tensor, dtype: str, offset: float) -> Iterator[Bytes]:
     if tensor.storage == dtype and tensor.derive == (Offset(offset) if offset else None):
         stored = tensor.data.reshape(tensor.shape[0], -1)
         for start, stop in row_steps(tensor):
-            yield stored[start:stop] if tensor.order is None else stored[tensor.order[start:stop]]
+            some = stored[start:stop] if tensor.order is None else stored[tensor.order[start:stop]]
+            tensor.check_finite(some)
+            yield some
         return
     for start, stop in row_steps(tensor):
         rows = tensor.rows(start, stop)

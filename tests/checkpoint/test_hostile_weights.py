@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgecore.checkpoint import Tensor, open_checkpoint
+from edgecore.checkpoint import Tensor, open_checkpoint, write_folder
 from edgecore.checkpoint.storage import GGML, Storage, dequantize, is_finite
 from edgecore.contract.errors import CorruptModel
 
@@ -140,3 +140,12 @@ def test_a_weight_in_a_gguf_file_that_is_no_number_is_named_with_the_file(tmp_pa
     file.write_bytes(data)
     with open_checkpoint(file) as model, pytest.raises(CorruptModel, match=rf"m\.gguf: tensor '{last.name}'"):
         model.tensors[last.name].read()
+
+
+def test_a_folder_is_not_written_from_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    """Where the type stays as it is the bytes are copied, and looked at all the same."""
+    folder = tiny_llama(tmp_path / "tiny", layers=1, dtype="F16")
+    _spoil(folder, "model.layers.0.mlp.up_proj.weight", 70, BAD["F16"]["NaN"], 2)
+    (tmp_path / "out").mkdir()
+    with open_checkpoint(folder) as model, pytest.raises(CorruptModel, match="NaN or infinite"):
+        write_folder(model, tmp_path / "out", "f16")

@@ -12,7 +12,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecore.checkpoint import Checkpoint
-from edgecore.contract import ConvertLimits, DoesNotFit, Fallback, Made, PayloadFile, Progress
+from edgecore.contract import (
+    ConvertLimits,
+    DoesNotFit,
+    Fallback,
+    Made,
+    PayloadFile,
+    Progress,
+    UnsupportedPrecision,
+)
 from edgecore_llamacpp import computes, weights
 from edgecore_llamacpp.disk import full_disk
 from edgecore_llamacpp.header import front, padding
@@ -31,6 +39,9 @@ def convert(model: Checkpoint, out: Path, precision: str, limits: ConvertLimits,
             f"a context of {limits.max_context} tokens; the model was trained for {decoder.context_length}",
             supported=f"up to {decoder.context_length} tokens",
         )
+    if precision.upper() not in Stored.__members__:
+        made = ", ".join(kind.lower() for kind in Stored.__members__)
+        raise UnsupportedPrecision(f"convert does not make {precision!r}", supported=made)
     notes = computes.check(decoder, limits.max_context)
     fallbacks = write_gguf(model, out / MODEL, precision, progress)
     lossy = [name for name in model.storage if name not in ("F32", "F16", "BF16", "TERNARY")]

@@ -224,6 +224,9 @@ def test_what_cannot_be_done_is_refused(llama: Any, tiny: Path, tmp_path: Path) 
         llama.convert(tiny, tmp_path / "a", limits=ConvertLimits(max_context=513))
     with pytest.raises(UnsupportedModel, match="onnx"):
         llama.convert(tiny, tmp_path / "b", format="onnx")
+    with pytest.raises(UnsupportedPrecision, match="'q3'") as caught:
+        llama.convert(tiny, tmp_path / "c", "q3")
+    assert caught.value.supported == "f32, f16, q8_0, bf16"
 
 
 def test_numbers_that_float16_cannot_hold_are_refused(llama: Any, tmp_path: Path) -> None:
