@@ -18,7 +18,7 @@ def _parameter(mutant: Mutant) -> ParameterSet:
     return pytest.param(mutant.name, marks=survives if mutant.missing else ())
 
 
-@pytest.mark.parametrize("name", map(_parameter, MUTANTS.values()))
+@pytest.mark.parametrize("name", [_parameter(mutant) for mutant in MUTANTS.values()])
 def test_a_mutant_is_caught_by_the_checks_that_name_its_fault(
     name: str, tmp_path: Path, converted: Converted, monkeypatch: pytest.MonkeyPatch
 ) -> None:

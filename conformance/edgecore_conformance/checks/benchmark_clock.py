@@ -80,7 +80,8 @@ class _Suspended(TextBenchmark):
     """In repetitions since the work began."""
 
     def watched(self, stand: Stand) -> dict[str, Any]:
-        workload = self.workload(stand.bench.known, 64, 32, warmup=0)
+        # A short prompt: most of the time, and so most suspensions, fall into steps.
+        workload = self.workload(stand.bench.known, 8, 48, warmup=0)
         facts: dict[str, Any] = {"calibration": stand.calibrate(workload), "visits": []}
         if facts["calibration"]["repetition"] < LONG:
             workload = stand.sized(workload, 2 * LONG)
@@ -184,7 +185,7 @@ class Scaling(TextBenchmark):
 
     def watched(self, stand: Stand) -> dict[str, Any]:
         known = stand.bench.known
-        counts = {"repetitions": 2, "warmup": 0}
+        counts: dict[str, Any] = {"repetitions": 2, "warmup": 0}
         calls = {
             "base": self.workload(known, 64, 16, **counts),
             "decode": self.workload(known, 64, 64, **counts),

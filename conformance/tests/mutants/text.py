@@ -42,7 +42,6 @@ def extend(was, self, count):
         self._values[:, :, :start] = 0
     return start
 """,
-        missing="text.prefill: portions and steps beyond 256 positions, where caches grow",
     ),
     _text(
         "chunks_forget_the_past",

@@ -248,7 +248,6 @@ def begin(was, self, sampling):
 def begin(was, self, sampling):
     was(self, replace(sampling, temperature=0.8 if sampling.temperature else 0.0))
 """,
-        missing="text.sampling: enough draws to tell a temperature of 1.7 from one of 0.8",
     ),
     _words(
         "zero_temperature_samples",
@@ -309,7 +308,6 @@ def call(was, self, logits):
     finally:
         self.sampling = how
 """,
-        missing="text.sampling: a setting with a temperature that is not 1 and a top_p below 1",
     ),
     _words(
         "seeds_beside_each_other",

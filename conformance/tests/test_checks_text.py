@@ -1,0 +1,205 @@
+"""The text checks themselves: what they ask follows from the seed, and what they judge follows from what was kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgecore import registry
+from edgecore.checkpoint import Oracle, open_checkpoint
+from edgecore_conformance.bench import Bench
+from edgecore_conformance.check import CHECKS, Cell, all_checks
+from edgecore_conformance.checks.text_common import (
+    TextCheck,
+    divergences,
+    expected_rows,
+    finish_of,
+    subject,
+    text_families,
+)
+from edgecore_conformance.checks.text_ops import chunked, simulated
+from edgecore_conformance.checks.text_tokens import packed, unpacked
+from edgecore_conformance.known import SCRIPTED, TRAINED, Known
+from edgecore_conformance.observation import Judgement, Observation
+from edgecore_conformance.outcomes import Outcome
+from edgecore_conformance.running import judged, run_row
+
+ENTRY = registry.find("reference")
+MANIFEST = ENTRY.ready_manifest
+
+
+def known(seed: int = 0) -> Known:
+    return Known(MANIFEST, "cpu", "quick", seed)
+
+
+def text_checks() -> list[TextCheck]:
+    return [c for name, c in all_checks().items() if name.startswith("text.") and isinstance(c, TextCheck)]
+
+
+def quick_cells() -> list[tuple[str, Cell]]:
+    """One cell of each check: its subject's."""
+    return [(c.name(), next(iter(c.cells(MANIFEST, "cpu", "quick")))) for c in text_checks()]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    made = Bench(ENTRY, known(), tmp_path_factory.mktemp("work"))
+    yield made
+    made.close()
+
+
+def observed(name: str, cell: Cell, bench: Bench, stem: Path) -> Observation:
+    """What a check sees of the truthful reference, as it is kept."""
+    bench.begin(120)
+    CHECKS[name].observe(bench, cell).save(stem)
+    return Observation.load(stem)
+
+
+def problems(name: str, cell: Cell, seen: Observation, seed: int = 0) -> list[str]:
+    return judged(CHECKS[name], seen, cell, known(seed)).problems
+
+
+@pytest.mark.parametrize(("name", "cell"), quick_cells(), ids=[name for name, _ in quick_cells()])
+def test_inputs_are_json_and_follow_from_the_seed_alone(name: str, cell: Cell) -> None:
+    check = CHECKS[name]
+    assert isinstance(check, TextCheck)
+    first = check.inputs(known(1), cell)
+    assert json.loads(json.dumps(first)) == first
+    assert check.inputs(known(1), cell) == first
+    if first and name not in ("text.chat",):
+        assert check.inputs(known(2), cell) != first
+
+
+@pytest.mark.parametrize("name", ["text.fresh", "text.stop", "text.tokenizer", "text.sampling", "text.requests"])
+def test_what_was_kept_is_judged_again_with_the_same_verdict_and_another_seeds_answers_are_not(
+    name: str, bench: Bench, tmp_path: Path
+) -> None:
+    cell = dict(quick_cells())[name]
+    seen = observed(name, cell, bench, tmp_path / "raw")
+    assert problems(name, cell, seen) == []
+    assert "it was asked other inputs than the seed draws" in problems(name, cell, seen, seed=5)
+
+
+def test_a_row_of_logits_that_is_a_little_off_is_found(bench: Bench, tmp_path: Path) -> None:
+    cell = {"family": "llama"}
+    seen = observed("text.logits", cell, bench, tmp_path / "raw")
+    assert problems("text.logits", cell, seen) == []
+    rows = seen.arrays["path0"].copy()
+    rows[-1] = np.roll(rows[-1], 1)
+    assert any("worst position" in p for p in problems("text.logits", cell, replace_arrays(seen, path0=rows)))
+    assert any(
+        "score" in p for p in problems("text.logits", cell, replace_arrays(seen, score0=seen.arrays["score0"] * 0.9))
+    )
+    nothing = np.full_like(rows, np.nan)
+    assert any("not finite" in p for p in problems("text.logits", cell, replace_arrays(seen, path0=nothing)))
+    short = seen.arrays["path0"][:-1]
+    assert any("shape" in p for p in problems("text.logits", cell, replace_arrays(seen, path0=short)))
+
+
+def replace_arrays(seen: Observation, **arrays: Any) -> Observation:
+    return Observation(seen.facts, {**seen.arrays, **arrays})
+
+
+def test_a_greedy_token_that_is_not_the_best_is_found(bench: Bench, tmp_path: Path) -> None:
+    cell = dict(quick_cells())["text.greedy"]
+    seen = observed("text.greedy", cell, bench, tmp_path / "raw")
+    assert problems("text.greedy", cell, seen) == []
+    seen.facts["answers"][1]["pieces"][5][0] += 1
+    found = problems("text.greedy", cell, seen)
+    assert any("answer 1" in p and "token 5" in p for p in found)
+    seen.facts["answers"][1]["pieces"][5][0] = 10**9
+    assert any("outside the vocabulary" in p for p in problems("text.greedy", cell, seen))
+
+
+def test_a_family_without_a_fixture_is_unavailable_and_proves_nothing(bench: Bench, tmp_path: Path) -> None:
+    row = run_row(CHECKS["text.logits"], {"family": "falcon"}, bench, tmp_path)
+    assert row.outcome is Outcome.UNAVAILABLE
+    assert not row.outcome.proves
+
+
+def test_logits_that_are_declared_absent_are_asked_for_and_refused(bench: Bench) -> None:
+    without = replace(MANIFEST, capabilities={**MANIFEST.capabilities, "logits": False})
+    asked = Known(without, "cpu")
+    refused = Observation({"inputs": CHECKS["text.score"].inputs(asked, {}), "refusal": {"error": "CannotDo"}})  # type: ignore[attr-defined]
+    assert judged(CHECKS["text.score"], refused, {}, asked).outcome is Outcome.UNSUPPORTED
+    answered = Observation({**refused.facts, "refusal": {}})
+    assert judged(CHECKS["text.score"], answered, {}, asked).outcome is Outcome.FAILED
+    cannot = Observation({"cannot_do": {"error": "CannotDo", "what": "no logits"}})
+    assert judged(CHECKS["text.logits"], cannot, {}, asked).outcome is Outcome.UNAVAILABLE
+    assert judged(CHECKS["text.logits"], cannot, {}, known()).outcome is Outcome.FAILED
+
+
+def test_the_scripted_model_says_its_script() -> None:
+    here = known(3)
+    script = here.script
+    assert known(4).script != script
+    with open_checkpoint(here.fixture(SCRIPTED)) as model:
+        oracle = Oracle(model.decoder, model.tensors, resident=True)
+        for chain in (script.loop, script.words, script.characters, script.half, *script.ends):
+            rows = np.concatenate(list(oracle.score([script.prompts[0], *chain])))
+            due = [script.answer(t, 1)[0] for t in (script.prompts[0], *chain)]
+            assert rows.argmax(axis=1).tolist() == due
+            ordered = np.sort(rows, axis=1)
+            assert (ordered[:, -1] - ordered[:, -2]).min() > 12
+    tokens = [*script.loop, *script.words, *script.characters, *script.half[:-1]]
+    assert len(set(tokens)) == len(tokens)
+
+
+def test_every_family_that_is_claimed_has_its_rows() -> None:
+    families = text_families(MANIFEST, "cpu")
+    for name in ("text.logits", "text.tokenizer", "text.detokenize", "text.chat"):
+        assert {c["family"] for c in CHECKS[name].cells(MANIFEST, "cpu", "quick") if "family" in c} == set(families)
+    assert {c.get("fixture") for c in CHECKS["text.logits"].cells(MANIFEST, "cpu", "full")} >= {TRAINED, "real"}
+    assert subject(MANIFEST) == TRAINED
+    without_llama = replace(MANIFEST, claims=tuple(c for c in MANIFEST.claims if c.family in ("qwen3", "phi3")))
+    assert subject(without_llama) == "qwen3"
+    assert not CHECKS["text.stop"].applies(without_llama)
+
+
+def test_operations_mean_what_the_contract_says() -> None:
+    operations = [[0, "prefill", [1, 2, 3]], [1, "step", [9]], [0, "rewind", 2], [0, "step", [4]], [0, "reset", 0]]
+    assert simulated(operations) == [(1, 2, 3), (9,), (1,), (1, 4), ()]
+    portions = chunked(0, list(range(10)), [1, 4])
+    assert [argument for _, _, argument in portions] == [[0], [1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
+def test_expected_rows_of_prefixes_come_from_one_pass() -> None:
+    here = known()
+    text = here.tokens(TRAINED, "prefixes", 20)
+    rows = expected_rows(here, TRAINED, [text[:5], text, text[:5]])
+    assert len(here._logits) == 1
+    assert np.abs(rows[0] - here.logits(TRAINED, text[:5])[-1]).max() < 1e-3
+    assert (rows[0] == rows[2]).all()
+
+
+def test_sequences_survive_packing() -> None:
+    sequences = [[1, 2], [], [2**20], [-1, 0]]
+    assert unpacked(packed(sequences)) == sequences
+
+
+def test_a_divergence_is_that_of_the_core_and_infinite_without_numbers() -> None:
+    rows = np.array([[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]], np.float32)
+    assert divergences(rows, rows).tolist() == [0.0, 0.0]
+    assert np.isinf(divergences(rows, np.full_like(rows, np.nan))).all()
+    p = np.exp(rows[0]) / np.exp(rows[0]).sum()
+    assert divergences(rows[:1], rows[1:])[0] == pytest.approx(float((p * np.log(p * 3)).sum()))
+
+
+def test_a_finish_that_comes_early_or_never_is_said_so() -> None:
+    assert finish_of({"pieces": [[1, "a", ""], [2, "b", "eos"]]}) == "eos"
+    assert finish_of({"pieces": [[1, "a", "stop"], [2, "b", "eos"]]}) == "early"
+    assert finish_of({"pieces": [[1, "a", ""]]}) == "none"
+    assert finish_of({"pieces": []}) == "none"
+
+
+def test_every_text_check_has_a_page() -> None:
+    for check in text_checks():
+        paragraphs = (type(check).__doc__ or "").strip().split("\n\n")
+        assert len(paragraphs) >= 3, check.name()
+        assert Judgement().outcome is Outcome.PASSED
