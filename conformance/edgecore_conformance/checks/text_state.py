@@ -318,8 +318,8 @@ class TextMemory(TextCheck):
 
 def growth(readings: list[int]) -> float:
     """MiB that a round leaves behind: each reading beside the one with the same size a cycle before, and of these the
-    lower median. A leak is in all of them; an allocator's single step, of any height, in one cycle's. The first cycle is
-    not looked at: allocators keep what the largest prompt took."""
+    lower median. A leak is in all of them; an allocator's single step, of any height, in one cycle's. The first cycle
+    is not looked at: allocators keep what the largest prompt took."""
     size = len(readings) // CYCLES
     later = [(b - a) / size / MIB for a, b in zip(readings[size:], readings[2 * size :], strict=False)]
     return median_low(later)
