@@ -24,6 +24,7 @@ from edgecore_conformance.checks.text_common import (
     text_families,
 )
 from edgecore_conformance.checks.text_ops import chunked, simulated
+from edgecore_conformance.checks.text_state import MIB, growth
 from edgecore_conformance.checks.text_tokens import packed, unpacked
 from edgecore_conformance.known import SCRIPTED, TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
@@ -196,6 +197,15 @@ def test_a_finish_that_comes_early_or_never_is_said_so() -> None:
     assert finish_of({"pieces": [[1, "a", "stop"], [2, "b", "eos"]]}) == "early"
     assert finish_of({"pieces": [[1, "a", ""]]}) == "none"
     assert finish_of({"pieces": []}) == "none"
+
+
+def test_memory_that_a_round_leaves_behind_is_told_from_an_allocators_step() -> None:
+    leak = [MIB * (30 + n) for n in range(12)]
+    step = [MIB * (30 if n < 8 else 45) for n in range(12)]
+    large_prompts_alone = [MIB * (30 + 3 * ((n + 1) // 3)) for n in range(12)]
+    assert growth(leak) == 1.0
+    assert growth(step) == 0.0
+    assert growth(large_prompts_alone) == 1.0
 
 
 def test_every_text_check_has_a_page() -> None:
