@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
+from edgecore import registry
 from edgecore.checkpoint import Activation, Decoder, Rope
 from edgecore.checkpoint.families import FAMILIES
 from edgecore.cli import COMMANDS, group
@@ -98,6 +99,8 @@ def test_every_command_shown_is_one_that_the_command_line_takes(page: str, line:
     context = click.Context(group, info_name="edgecore")
     if words[0].startswith("-"):
         return
+    if words[0] == "conformance" and words[0] not in registry.discover().commands:
+        pytest.skip("the conformance suite is a distribution of its own, and not installed here")
     command = group.get_command(context, words[0])
     assert command is not None, f"{page}: {line}"
     rest = words[1:]
