@@ -4,8 +4,8 @@
     python3 bootstrap.py quickstart    the main job on a real model
     python3 bootstrap.py test          everything that CI runs
 
-Environments go to .envs/NAME, one for the core and one a plugin, because plugins must work without each other. They are
-kept until a pyproject.toml, constraints.txt or the interpreter changes. A folder of wheels named by EDGECORE_WHEELS is
+Environments go to .envs/NAME, one for the core and one a plugin, because plugins must work without each other; end-to-end
+tests and the conformance suite have theirs. They are kept until a pyproject.toml, constraints.txt or the interpreter changes. A folder of wheels named by EDGECORE_WHEELS is
 searched first, so a machine can keep what takes minutes to compile; pip's own cache keeps it too.
 
 Standard library only, and readable by any Python 3.7+, so that an old one gets a sentence and not a SyntaxError.
@@ -33,6 +33,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 OLDEST = (3, 11)
 WINDOWS = os.name == "nt"
 QUICKSTART_PLUGIN = "llamacpp"
+NOTHING_SELECTED = 5
+"""pytest's exit code."""
 
 
 class Stop(Exception):
@@ -40,12 +42,13 @@ class Stop(Exception):
 
 
 class Environment:
-    """One virtual environment: the core, some plugins, and requirements beside them."""
+    """One virtual environment: the core, some plugins, other distributions of this repository, and requirements."""
 
-    def __init__(self, name, plugins, groups, extras=""):
+    def __init__(self, name, plugins, groups, extras="", beside=()):
         self.name = name
         self.plugins = [ROOT / "plugins" / ("edgecore-" + plugin) for plugin in plugins]
-        self.editable = [str(ROOT) + extras] + [str(folder) for folder in self.plugins]
+        self.folders = self.plugins + [ROOT / folder for folder in beside]
+        self.editable = [str(ROOT) + extras] + [str(folder) for folder in self.folders]
         self.groups = groups
         self.folder = ENVS / name
         self.stamp = self.folder / "bootstrap.stamp"
@@ -64,7 +67,7 @@ class Environment:
     def digest(self):
         """Of all that decides what gets installed."""
         told = [sys.version, str(ROOT), repr(self.editable), repr(self.requirements)]
-        files = [CONSTRAINTS, ROOT / "pyproject.toml"] + [folder / "pyproject.toml" for folder in self.plugins]
+        files = [CONSTRAINTS, ROOT / "pyproject.toml"] + [folder / "pyproject.toml" for folder in self.folders]
         told += [path.read_text(encoding="utf-8") for path in files]
         return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
@@ -260,14 +263,25 @@ def plugin_names():
 
 
 def environments():
-    """By name: the core's own (with the reference plugin and the tools), one a plugin, one for end-to-end tests."""
+    """By name: the core's own (with the reference plugin and the tools), one a plugin, one for end-to-end tests, one for
+    the conformance suite."""
     names = plugin_names()
+    proven = [n for n in names if n in ("reference", QUICKSTART_PLUGIN)]
     made = {"core": Environment("core", [n for n in names if n == "reference"], ["test", "lint"], "[hub]")}
     made.update({name: Environment(name, [name], ["plugin-test"]) for name in names})
-    made["e2e"] = Environment(
-        "e2e", [n for n in names if n in ("reference", QUICKSTART_PLUGIN)], ["plugin-test", "originals"]
-    )
+    made["e2e"] = Environment("e2e", proven, ["plugin-test", "originals"])
+    made["conformance"] = Environment("conformance", proven, ["suite-test"], beside=["conformance"])
     return made
+
+
+def one_mark(arguments):
+    """pytest heeds the last -m alone: all of them joined, ours and the caller's."""
+    rest, marks = list(arguments), []
+    while "-m" in rest[:-1]:
+        place = rest.index("-m")
+        marks.append("({})".format(rest[place + 1]))
+        del rest[place : place + 2]
+    return rest + (["-m", " and ".join(marks)] if marks else [])
 
 
 class Tally:
@@ -284,13 +298,17 @@ class Tally:
         else:
             self.passed += 1
 
-    def pytest(self, label, environment, arguments):
-        """A run of pytest, counted from its JUnit report: every test one by one."""
+    def pytest(self, label, environment, arguments, callers=()):
+        """A run of pytest, counted from its JUnit report: every test one by one. A part of which the caller's own
+        arguments left nothing has not failed."""
         self._say(label)
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.xml"
-            command = [str(environment.program("python")), "-m", "pytest", "-q", "--junitxml", str(report)] + arguments
+            command = [str(environment.program("python")), "-m", "pytest", "-q", "--junitxml", str(report)]
+            command += one_mark(list(arguments) + list(callers))
             status = subprocess.call(command, cwd=str(ROOT), env=clean_environ())
+            if status == NOTHING_SELECTED and callers:
+                status = 0
             try:
                 suites = ElementTree.parse(str(report)).getroot().iter("testsuite")
                 counts = [
@@ -341,13 +359,19 @@ def run_test(only, pytest_arguments):
             elsewhere = ["--ignore=tests/e2e", "--ignore-glob=*/test_against_*.py"]
             # Side by side by file: these start many processes that mostly wait. Runtimes that use every core run alone.
             side_by_side = ["-n", "auto", "--dist", "loadfile"]
-            tally.pytest("tests of the core", environment, ["tests"] + elsewhere + side_by_side + pytest_arguments)
+            tally.pytest("tests of the core", environment, ["tests"] + elsewhere + side_by_side, pytest_arguments)
         elif name == "e2e":
             against = sorted(str(path) for path in ROOT.glob("tests/*/test_against_*.py"))
-            tally.pytest("end-to-end tests", environment, ["tests/e2e"] + against + pytest_arguments)
+            tally.pytest("end-to-end tests", environment, ["tests/e2e"] + against, pytest_arguments)
+        elif name == "conformance":
+            # What times a plugin or watches the processor would measure its neighbours: it runs alone, after the rest.
+            folder = "conformance/tests"
+            beside = [folder, "-m", "not alone", "-n", "auto", "--dist", "worksteal"]
+            tally.pytest("tests of the conformance suite", environment, beside, pytest_arguments)
+            tally.pytest("those that run alone", environment, [folder, "-m", "alone"], pytest_arguments)
         elif (ROOT / "plugins" / ("edgecore-" + name) / "tests").is_dir():
             folder = "plugins/edgecore-{}/tests".format(name)
-            tally.pytest("tests of the plugin {}".format(name), environment, [folder] + pytest_arguments)
+            tally.pytest("tests of the plugin {}".format(name), environment, [folder], pytest_arguments)
     say("\n{:.0f} s in all".format(time.monotonic() - start))
     say(str(tally))
     return 1 if tally.failed or not tally.passed else 0
@@ -359,7 +383,7 @@ def main():
     verbs.add_parser("quickstart", help="set up and run the main job on a real model", add_help=False)
     test = verbs.add_parser("test", help="set up and run every check")
     test.add_argument(
-        "--only", action="append", default=[], metavar="ENV", help="core, e2e or a plugin; repeat for more"
+        "--only", action="append", default=[], metavar="ENV", help="core, e2e, conformance or a plugin; repeat for more"
     )
     options, rest = parser.parse_known_args()
     if not options.verb:

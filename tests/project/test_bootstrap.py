@@ -77,6 +77,22 @@ def test_every_plugin_of_the_repository_gets_an_environment_of_its_own(bootstrap
     for name in bootstrap.plugin_names():
         assert [folder.name for folder in made[name].plugins] == [f"edgecore-{name}"]
     assert [folder.name for folder in made["core"].plugins] == ["edgecore-reference"]
+    assert str(ROOT / "conformance") in made["conformance"].editable
+    assert not any("conformance" in folder for name in ("core", "e2e") for folder in made[name].editable)
+
+
+def test_every_distribution_of_an_environment_decides_whether_it_still_stands(
+    bootstrap: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("", "plugins/edgecore-toy", "suite"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "pyproject.toml").write_text("[dependency-groups]\n")
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    environment = bootstrap.Environment("x", ["toy"], [], beside=["suite"])
+    for folder in ("plugins/edgecore-toy", "suite"):
+        before = environment.digest
+        (tmp_path / folder / "pyproject.toml").write_text("[dependency-groups]\nnew = []\n")
+        assert environment.digest != before
 
 
 def test_an_environment_is_made_anew_only_when_something_changed(
@@ -140,6 +156,24 @@ def test_a_test_run_that_dies_counts_as_failed(bootstrap: ModuleType, tmp_path: 
     environment.program = lambda name: sys.executable
     tally.pytest("tests", environment, [str(tmp_path), "-p", "no:cacheprovider"])
     assert str(tally) == "0 passed, 1 failed, 0 skipped"
+
+
+def test_the_callers_marks_are_joined_with_those_of_a_part(bootstrap: ModuleType) -> None:
+    given = ["tests", "-m", "not alone", "-x", "-m", "not network or slow", "-q"]
+    assert bootstrap.one_mark(given) == ["tests", "-x", "-q", "-m", "(not alone) and (not network or slow)"]
+    assert bootstrap.one_mark(["tests", "-k", "x"]) == ["tests", "-k", "x"]
+
+
+def test_a_part_of_which_the_caller_left_nothing_has_not_failed(bootstrap: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "test_one.py").write_text("def test_good(): pass\n")
+    environment = bootstrap.Environment("core", [], [])
+    environment.program = lambda name: sys.executable
+    arguments = [str(tmp_path), "-p", "no:cacheprovider"]
+    narrowed, lost = bootstrap.Tally(), bootstrap.Tally()
+    narrowed.pytest("tests", environment, arguments, ["-k", "nothing"])
+    assert str(narrowed) == "0 passed, 0 failed, 0 skipped"
+    lost.pytest("tests", environment, [*arguments, "-k", "nothing"])
+    assert str(lost) == "0 passed, 1 failed, 0 skipped"
 
 
 def test_an_unknown_environment_is_an_error_that_lists_those_that_exist() -> None:
