@@ -4,9 +4,10 @@
     python3 bootstrap.py quickstart    the main job on a real model
     python3 bootstrap.py test          everything that CI runs
 
-Environments go to .envs/NAME, one for the core and one a plugin, because plugins must work without each other; end-to-end
-tests and the conformance suite have theirs. They are kept until a pyproject.toml, constraints.txt or the interpreter changes. A folder of wheels named by EDGECORE_WHEELS is
-searched first, so a machine can keep what takes minutes to compile; pip's own cache keeps it too.
+Environments go to .envs/NAME, one for the core and one a plugin, because plugins must work without each other, and one
+each for end-to-end tests and the conformance suite. They are kept until a pyproject.toml, constraints.txt or the
+interpreter changes. A folder of wheels named by EDGECORE_WHEELS is searched first, so a machine can keep what takes
+minutes to compile; pip's own cache keeps it too.
 
 Standard library only, and readable by any Python 3.7+, so that an old one gets a sentence and not a SyntaxError.
 """
@@ -263,8 +264,8 @@ def plugin_names():
 
 
 def environments():
-    """By name: the core's own (with the reference plugin and the tools), one a plugin, one for end-to-end tests, one for
-    the conformance suite."""
+    """By name: the core's own (with the reference plugin and the tools), one a plugin, one for end-to-end tests,
+    one for the conformance suite."""
     names = plugin_names()
     proven = [n for n in names if n in ("reference", QUICKSTART_PLUGIN)]
     made = {"core": Environment("core", [n for n in names if n == "reference"], ["test", "lint"], "[hub]")}

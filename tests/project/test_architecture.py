@@ -69,7 +69,9 @@ def sources(package: Path) -> list[Path]:
 
 CORE = sources(ROOT / "edgecore")
 PLUGINS = sorted(ROOT.glob("plugins/edgecore-*/edgecore_*"))
-DISTRIBUTIONS = {ROOT: ROOT / "edgecore"} | {package.parent: package for package in PLUGINS}
+SUITE = ROOT / "conformance/edgecore_conformance"
+DISTRIBUTIONS = {package.parent: package for package in (ROOT / "edgecore", SUITE, *PLUGINS)}
+EVERY_FILE = [path for package in DISTRIBUTIONS.values() for path in sources(package)]
 
 
 def part(path: Path) -> str:
@@ -107,6 +109,15 @@ def test_a_plugin_imports_the_contract_and_the_neutral_model_only(package: Path)
             assert top == package.name or not top.startswith("edgecore_"), f"{path.name} imports {name}"
 
 
+def test_the_conformance_suite_imports_no_plugin_and_no_runtime_but_onnx() -> None:
+    """It knows backends by what they claim; onnx makes its operator cases."""
+    for path in sources(SUITE):
+        for name in imports(path, SUITE.parent):
+            top = name.split(".")[0]
+            assert top not in RUNTIMES - {"onnx"}, f"{path.name} imports {name}"
+            assert top == SUITE.name or not top.startswith("edgecore_"), f"{path.name} imports {name}"
+
+
 @pytest.mark.parametrize("folder", DISTRIBUTIONS, ids=lambda p: p.name)
 def test_what_a_distribution_imports_it_also_declares(folder: Path) -> None:
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
@@ -139,7 +150,7 @@ def test_no_default_install_brings_torch_or_transformers(folder: Path) -> None:
     assert not names & {"torch", "transformers", "tensorflow"}
 
 
-@pytest.mark.parametrize("path", [*CORE, *(p for package in PLUGINS for p in sources(package))], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", EVERY_FILE, ids=lambda p: p.name)
 def test_a_file_says_why_it_exists_and_stays_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 450, "a file has one reason; this one has grown more"

@@ -19,9 +19,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDERS = {
     tomllib.loads(path.read_text())["project"]["name"]: path.parent
-    for path in [ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]
+    for folder in (ROOT, ROOT / "conformance", *ROOT.glob("plugins/*"))
+    for path in folder.glob("pyproject.toml")
 }
 TOOLS = {"pip", "setuptools", "wheel"}
+DATA = {
+    "edgecore": "edgecore/machine/hwprofiles/x86-64-v3.toml",
+    "edgecore-conformance": "edgecore_conformance/evidence/report.schema.json",
+}
+"""What a distribution is nothing without, a plugin's manifest apart."""
 
 
 def run(*command: str | Path, **more: Any) -> str:
@@ -59,10 +65,7 @@ def test_a_wheel_holds_its_package_the_licence_and_nothing_else(built: dict[str,
     assert f"{package}/py.typed" in names
     assert any(path.endswith(".dist-info/licenses/LICENSE") for path in names)
     assert not [path for path in names if "__pycache__" in path or "/tests/" in path]
-    if name == "edgecore":
-        assert "edgecore/machine/hwprofiles/x86-64-v3.toml" in names
-    else:
-        assert f"{package}/backend.toml" in names
+    assert DATA.get(name, f"{package}/backend.toml") in names
 
 
 @pytest.mark.parametrize("name", FOLDERS)
