@@ -20,6 +20,7 @@ from edgecore_conformance.commands import group
 from edgecore_conformance.compare import compare, moved
 
 from support.cli import edgecore
+from support.shown import ROOT, shown_commands, takes
 from support.small_suite import GOOD, Wrong, run_small, small_suite, write_plugin
 
 
@@ -215,7 +216,12 @@ def test_backends_stays_free_of_numpy_metadata_and_the_suite() -> None:
 
 # ---- the pages ----
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.parametrize(("page", "line"), shown_commands(conformance=True))
+def test_every_command_of_the_suite_that_is_shown_is_one_that_the_command_line_takes(page: str, line: str) -> None:
+    takes(line)
 
 
 def test_the_page_of_checks_is_what_the_checks_say() -> None:

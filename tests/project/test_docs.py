@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -13,21 +12,18 @@ from pathlib import Path
 import click
 import pytest
 
-from edgecore import registry
 from edgecore.checkpoint import Activation, Decoder, Rope
 from edgecore.checkpoint.families import FAMILIES
 from edgecore.cli import COMMANDS, group
 from edgecore.contract import errors, hookspecs, manifest, options, precisions, sessions
 from edgecore.contract.errors import EdgecoreError
 
+from support.shown import BLOCK, ROOT, blocks, shown_commands, takes
 from support.tiny import tiny_llama
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONTRACT = (ROOT / "docs/contract.md").read_text(encoding="utf-8")
 MODEL = (ROOT / "docs/model.md").read_text(encoding="utf-8")
 CLI = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 MANIFEST_CLASSES = (
     manifest.Manifest, manifest.Device, manifest.Format, manifest.Claim, manifest.Runtime, manifest.Exporter,
     options.Option, precisions.Precision,
@@ -81,32 +77,9 @@ def test_every_family_and_activation_is_documented() -> None:
     assert [name for name in (*FAMILIES, *Activation) if f"`{name}`" not in MODEL] == []
 
 
-def shown_commands() -> list[tuple[str, str]]:
-    """Every `$ edgecore ...` line of every page."""
-    return [
-        (page.name, line[2:])
-        for page in PAGES
-        for language, _, body in BLOCK.findall(page.read_text(encoding="utf-8"))
-        if language == "console"
-        for line in body.splitlines()
-        if line.startswith("$ edgecore ")
-    ]
-
-
-@pytest.mark.parametrize(("page", "line"), shown_commands())
+@pytest.mark.parametrize(("page", "line"), shown_commands(conformance=False))
 def test_every_command_shown_is_one_that_the_command_line_takes(page: str, line: str) -> None:
-    words = shlex.split(line.split(" | ")[0].split(" > ")[0])[1:]
-    context = click.Context(group, info_name="edgecore")
-    if words[0].startswith("-"):
-        return
-    if words[0] == "conformance" and words[0] not in registry.discover().commands:
-        pytest.skip("the conformance suite is a distribution of its own, and not installed here")
-    command = group.get_command(context, words[0])
-    assert command is not None, f"{page}: {line}"
-    rest = words[1:]
-    if isinstance(command, click.Group):
-        command, rest = command.commands[rest[0]], rest[1:]
-    command.make_context(words[0], rest)
+    takes(line)
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
@@ -145,9 +118,7 @@ README_STANDS_FOR = {
 
 
 def test_the_readmes_python_runs(tmp_path: Path) -> None:
-    blocks = [body for language, _, body in BLOCK.findall(PAGES[0].read_text()) if language == "python"]
-    assert len(blocks) == 1
-    code = blocks[0]
+    (code,) = blocks(ROOT / "README.md", "python")
     for written, here in README_STANDS_FOR.items():
         assert written in code
         code = code.replace(written, here)
