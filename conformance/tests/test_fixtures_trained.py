@@ -13,7 +13,7 @@ from edgecore_conformance import fixtures
 from edgecore_conformance.fixtures import language, made
 
 TOKENS = 1024
-PERPLEXITY = 120.0
+PERPLEXITY = 100.0
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
