@@ -27,6 +27,7 @@ from edgecore_llamacpp.header import front, padding
 from edgecore_llamacpp.metadata import metadata_of
 from edgecore_llamacpp.parts import Part, plan
 from edgecore_llamacpp.stored import Stored
+from edgecore_llamacpp.tokenizer_metadata import differences
 
 MODEL = "model.gguf"
 
@@ -49,7 +50,7 @@ def convert(model: Checkpoint, out: Path, precision: str, limits: ConvertLimits,
     return Made(
         files=(PayloadFile(MODEL, "model"),),
         weights=weights.measure(out / MODEL, fallbacks),
-        notes=(*lost, *notes),
+        notes=(*lost, *notes, *differences(model)),
         tools={"gguf": _version()},
     )
 

@@ -33,6 +33,20 @@ def describe_tokenizer(metadata: Metadata, model: Checkpoint) -> None:
         raise CorruptModel(f"{model.path}: the tokenizer's files are not as they should be ({error!r})") from None
 
 
+def differences(model: Checkpoint) -> tuple[str, ...]:
+    """What a GGUF file cannot say of the tokenizer, and llama.cpp therefore does otherwise."""
+    if model.source_format == "gguf" or not model.tokenizer.add_space_prefix:
+        return ()
+    part = _tokenizer_json(model.path).get("pre_tokenizer")
+    parts = [part, *(part.get("pretokenizers") or ())] if isinstance(part, Mapping) else []
+    if not any(p.get("type") == "Metaspace" and p.get("prepend_scheme") == "first" for p in parts):
+        return ()
+    return (
+        "llama.cpp puts a space before text that follows a special token, where this model's tokenizer puts none: ids "
+        "of prompts with special tokens inside, as chat templates make them, differ there",
+    )
+
+
 def _describe(metadata: Metadata, model: Checkpoint) -> None:
     folder, family = model.path, model.decoder.family
     settings = optional_json(folder / "tokenizer_config.json").values

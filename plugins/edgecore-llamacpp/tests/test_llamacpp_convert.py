@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,8 @@ from edgecore.contract import (
 )
 from edgecore_llamacpp.convert import write_gguf
 
+from support import gguf_files
 from support.converted import GOLDENS, TOKENIZER_OF, account, folder_of
-from support.gguf_families import write_family_gguf
 from support.tiny import TEXT, tiny_llama
 
 LLAMA3 = {
@@ -121,7 +122,7 @@ def test_a_file_of_any_family_written_again_is_the_same_file(golden: str, tmp_pa
 @pytest.mark.parametrize("golden", ["qwen3-tied", "gemma3-old-style", "phi3-longrope-partial", "bitnet-plain-silu"])
 def test_another_writers_file_keeps_its_metadata(golden: str, tmp_path: Path) -> None:
     with open_checkpoint(GOLDENS / golden) as model:
-        theirs = write_family_gguf(model, tmp_path / "theirs.gguf", "F16")
+        theirs = gguf_files.write_gguf(model, tmp_path / "theirs.gguf", tokenizer=False)
     with open_checkpoint(theirs) as model:
         write_gguf(model, tmp_path / "ours.gguf", "q8_0", no_progress)
         expected = {name: tensor.read() for name, tensor in model.tensors.items()}
@@ -193,6 +194,27 @@ def test_what_was_lost_before_is_said(llama: Any, tiny_gguf: Artifact, tmp_path:
     llama.convert(tiny_gguf.model, tmp_path / "q8", "q8_0")
     made = llama.convert(tmp_path / "q8" / "model.gguf", tmp_path / "out", "f16")
     assert "Q8_0" in made.notes[0]
+
+
+EVERY_PART = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+
+
+@pytest.mark.parametrize("published", ["first part alone", "every part"])
+def test_a_space_that_llama_cpp_puts_behind_special_tokens_is_said_where_the_source_has_none(
+    llama: Any, native: Callable[[Path], Artifact], tmp_path: Path, published: str
+) -> None:
+    source = folder_of("rope-linear", Path(__file__).parent / "converted" / "tokenizers" / "spm-fast", tmp_path / "in")
+    if published == "every part":  # as Llama 2's and the first Mistral's tokenizer.json
+        spec = json.loads((source / "tokenizer.json").read_text())
+        legacy = {"normalizer": {"type": "Sequence", "normalizers": EVERY_PART}, "pre_tokenizer": None}
+        (source / "tokenizer.json").write_text(json.dumps(spec | legacy))
+    made = llama.convert(source, tmp_path / "out", "f32")
+    said = [note for note in made.notes if "special token" in note]
+    with open_checkpoint(source) as model, llama.run(native(tmp_path / "out" / "model.gguf")) as session:
+        for text in ("b a", "</s>b", "a</s> b</s></s>c"):
+            same = session.tokenize(text, False, True) == model.tokenizer.encode(text, False, True)
+            assert same == (published == "every part" or "</s>" not in text), text
+    assert len(said) == (published == "first part alone")
 
 
 def test_rows_that_do_not_divide_fall_back_and_are_listed(llama: Any, tmp_path: Path) -> None:
