@@ -223,7 +223,7 @@ def held_memory(text: str, pids: Sequence[int]) -> float:
 def suspensions(pid: int, at: Sequence[float], seconds: float) -> Iterator[list[float]]:
     """Suspends the process each time when it has used so many more CPU seconds (`at`, rising) since the block began.
     Counted in CPU seconds because they do not depend on who else uses the machine. Yields the list of how long each
-    suspension was."""
+    suspension was; the block's end ends one that lasts."""
     done = threading.Event()
     lasted: list[float] = []
     pids = family(pid)
@@ -239,12 +239,13 @@ def suspensions(pid: int, at: Sequence[float], seconds: float) -> Iterator[list[
                 process = psutil.Process(pid)
                 process.suspend()
                 try:
-                    time.sleep(seconds)
+                    done.wait(seconds)
                 finally:
                     process.resume()
                 lasted.append(time.perf_counter() - begin)
 
-    thread = threading.Thread(target=watch, name=f"suspensions of {pid}", daemon=True)
+    # No daemon, and nothing that it waits for but `done`: however this process ends in Python, the other goes on.
+    thread = threading.Thread(target=watch, name=f"suspensions of {pid}")
     thread.start()
     try:
         yield lasted

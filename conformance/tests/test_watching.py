@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from edgecore_conformance import watching
+from edgecore_conformance.checks import upsets
 
 BURN = "import time\nprint(1, flush=True)\nend = time.time() + 60\nwhile time.time() < end: pass"
 SLEEP = "import time\nprint(1, flush=True)\ntime.sleep(60)"
@@ -74,6 +77,48 @@ def test_suspensions_that_are_never_reached_end_with_the_block() -> None:
     with process(SLEEP) as pid, watching.suspensions(pid, [5.0], 1.0) as lasted:
         pass
     assert lasted == []
+
+
+def test_a_suspension_ends_with_the_block_however_the_block_ends() -> None:
+    begun = time.monotonic()
+    with process(SLEEP) as pid:
+        with pytest.raises(KeyboardInterrupt), watching.suspensions(pid, [0.0], 60.0):
+            while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        assert psutil.Process(pid).status() != psutil.STATUS_STOPPED
+    assert time.monotonic() - begun < 30
+
+
+SUSPENDS = """
+import sys, time
+from edgecore import registry
+from edgecore.workers import connect
+from edgecore_conformance import watching
+with connect(registry.find("reference")) as backend, watching.suspensions(backend.pid, [0.0], 600.0):
+    print(backend.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_suite_that_is_ended_during_a_suspension_leaves_no_worker(number: int) -> None:
+    suite = subprocess.Popen(
+        [sys.executable, "-c", SUSPENDS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert suite.stdout
+    try:
+        worker = psutil.Process(int(suite.stdout.readline()))
+        while worker.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        suite.send_signal(number)
+        suite.wait(20)
+        assert upsets.gone(worker.pid)
+    finally:
+        suite.kill()
+        suite.wait()
+        suite.stdout.close()
 
 
 def test_libraries_of_accelerators_are_known_by_their_file() -> None:

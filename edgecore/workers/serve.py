@@ -1,9 +1,9 @@
 """The worker process: answers calls one after the other, streams in between, and never outlives its caller.
 
 The main thread runs plugin code. A second one reads requests, so that a cancellation is seen while a hook runs, and
-ends the process when the caller is gone. Where native code holds the interpreter for long that thread cannot run: on
-Linux a pipe that the caller holds open, its lifeline, raises SIGIO when it closes, and SIGIO's default action ends the
-process group.
+ends the process when the caller is gone. Where native code holds the interpreter for long, or the process is stopped,
+that thread cannot run: on Linux a pipe that the caller holds open, its lifeline, raises SIGKILL in the process group
+when it closes.
 """
 
 from __future__ import annotations
@@ -49,12 +49,13 @@ def _hold_lifeline(fd: int) -> None:
         return
     os.set_inheritable(fd, False)
     if not sys.platform.startswith("linux"):
-        return  # SIGIO is ignored by default elsewhere; the reading thread alone sees the end.
+        return  # Elsewhere it would be SIGIO, ignored by default; the reading thread alone sees the end.
     import fcntl
     import select
     import signal
 
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    # Not SIGIO: a process that is stopped would not act on it, and a runtime may handle it.
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
     # The group, not the process: what a plugin started ends too.
     fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)

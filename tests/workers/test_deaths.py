@@ -24,7 +24,7 @@ from edgecore.workers import Backend, connect
 from support.plugins import toy_artifact, write_plugin
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="SIGIO ends a process on Linux only")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a closed pipe ends a process on Linux only")
 
 HOOKS = """
 libc = ctypes.CDLL(None)
@@ -325,6 +325,17 @@ def test_a_killed_caller_leaves_no_grandchild(caller: Callable[[str], Caller]) -
     assert children
     one.end(signal.SIGKILL)
     assert all(gone(child.pid) for child in children)
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_caller_leaves_no_worker_that_is_stopped(caller: Callable[[str], Caller], number: int) -> None:
+    one = caller("idle")
+    os.kill(one.worker, signal.SIGSTOP)
+    while psutil.Process(one.worker).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
+    one.end(number)
+    assert gone(one.worker)
 
 
 @posix
