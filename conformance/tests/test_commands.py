@@ -20,7 +20,6 @@ from edgecore_conformance.commands import group
 from edgecore_conformance.compare import compare, moved
 
 from support.cli import edgecore
-from support.shown import ROOT, shown_commands, takes
 from support.small_suite import GOOD, Wrong, run_small, small_suite, write_plugin
 
 
@@ -212,43 +211,3 @@ def test_backends_stays_free_of_numpy_metadata_and_the_suite() -> None:
     begin = time.perf_counter()
     proving.standings(registry.find("reference"))
     assert time.perf_counter() - begin < 1.0
-
-
-# ---- the pages ----
-
-DOCS = ROOT / "docs"
-
-
-@pytest.mark.parametrize(("page", "line"), shown_commands(conformance=True))
-def test_every_command_of_the_suite_that_is_shown_is_one_that_the_command_line_takes(page: str, line: str) -> None:
-    takes(line)
-
-
-def test_the_page_of_checks_is_what_the_checks_say() -> None:
-    from edgecore_conformance.pages import page
-
-    told = "run: python -m edgecore_conformance.pages > docs/checks.md"
-    assert (DOCS / "checks.md").read_text(encoding="utf-8") == page(), told
-
-
-def test_every_check_says_what_is_done_and_why() -> None:
-    """Or that it does as another, which says it."""
-    from edgecore_conformance.check import all_checks
-
-    checks = all_checks()
-    texts = {n: (c.__doc__ or "").partition("\n")[2].split() for n, c in checks.items()}
-    as_other = {n for n, t in texts.items() if t[:1] == ["As"] and t[1].rstrip(",.") in checks}
-    assert [n for n, t in texts.items() if len(t) < 20 and n not in as_other] == []
-
-
-def test_every_outcome_state_kind_and_option_is_documented() -> None:
-    from edgecore_conformance.claims import ClaimState
-    from edgecore_conformance.commands import run
-    from edgecore_conformance.expectations import KINDS
-    from edgecore_conformance.outcomes import Outcome
-
-    text = (DOCS / "conformance.md").read_text(encoding="utf-8")
-    assert [o for o in Outcome if f"| `{o.value}` | {'yes' if o.good else 'no'} |" not in text] == []
-    assert [word for word in (*ClaimState, *KINDS) if f"| `{word}` |" not in text] == []
-    flags = [flag for option in run.params for flag in option.opts]
-    assert [flag for flag in flags if f"`{flag}" not in text] == []

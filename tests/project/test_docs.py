@@ -87,6 +87,12 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site/contract/index.html").is_file()
+    suite = ROOT / "conformance/edgecore_conformance/evidence/report.schema.json"
+    assert (tmp_path / "site/schemas/conformance-report-1.json").read_bytes() == suite.read_bytes()
+    assert not (tmp_path / "site/hooks.py").exists()
+    for report in (ROOT / "docs/reports").glob("*/*"):
+        published = tmp_path / "site/reports" / report.parent.name / report.name
+        assert published.read_bytes() == report.read_bytes()
 
 
 def test_the_plugin_of_the_authors_page_works_as_it_stands_there(tmp_path: Path) -> None:
