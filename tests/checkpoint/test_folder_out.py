@@ -25,7 +25,7 @@ from edgecore.checkpoint.folder_out import decoder_config
 from edgecore.contract.artifacts import Made
 from edgecore.contract.errors import CorruptModel, UnsupportedModel, UnsupportedPrecision
 
-from support.gguf_families import write_family_gguf
+from support.gguf_files import write_gguf
 from support.tiny import tiny_llama
 
 HERE = Path(__file__).parent
@@ -96,7 +96,7 @@ def test_a_gguf_file_becomes_a_folder_that_computes_the_same(
     tmp_path: Path, golden: Path, write: Callable[..., tuple[Path, Made]], storage: str
 ) -> None:
     with open_checkpoint(golden) as model:
-        source = write_family_gguf(model, tmp_path / "model.gguf", storage)
+        source = write_gguf(model, tmp_path / "model.gguf", storage, tokenizer=False)
         scaling = model.decoder.rope.scaling
     out, made = write(source)
     if scaling in (RopeScaling.LLAMA3, RopeScaling.LONGROPE):  # float32 in the file, a rule in the config
@@ -125,7 +125,7 @@ def test_what_a_gguf_type_dequantizes_to_is_what_stands_in_float32(
     tmp_path: Path, write: Callable[..., tuple[Path, Made]], storage: str
 ) -> None:
     with open_checkpoint(tiny_llama(tmp_path / "tiny", dtype="F32")) as model:
-        source = write_family_gguf(model, tmp_path / "model.gguf", storage)
+        source = write_gguf(model, tmp_path / "model.gguf", storage, tokenizer=False)
     out, _ = write(source)
     written = load_file(out / "model.safetensors")
     with open_checkpoint(source) as model:

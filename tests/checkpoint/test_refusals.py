@@ -18,7 +18,7 @@ from edgecore.checkpoint.exporters import exporters
 from edgecore.checkpoint.families import FAMILIES, known
 from edgecore.contract.errors import UnsupportedModel
 
-from support.gguf_families import write_family_gguf
+from support.gguf_files import write_gguf
 from support.tiny import tiny_llama
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +167,7 @@ def test_a_gguf_file_that_llama_cpp_runs_is_refused_with_the_command_that_runs_i
 
 def test_a_kind_of_tokenizer_in_gguf_is_refused_by_its_field(tmp_path: Path) -> None:
     with open_checkpoint(tiny_llama(tmp_path / "tiny")) as model:
-        file = write_family_gguf(model, tmp_path / "model.gguf", tokenizer=True)
+        file = write_gguf(model, tmp_path / "model.gguf", "F32")
     data = file.read_bytes()
     said = data.index(b"tokenizer.ggml.model") + len("tokenizer.ggml.model") + 4 + 8
     file.write_bytes(data[:said] + b"bert" + data[said + 4 :])

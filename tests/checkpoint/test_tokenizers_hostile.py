@@ -21,7 +21,8 @@ from edgecore.checkpoint.tokenizer_hf import tokenizer_from_folder
 from edgecore.checkpoint.tokenizer_kind import check_tokenizer
 from edgecore.contract.errors import BadRequest, CorruptModel, EdgecoreError, ModelNotFound, UnsupportedModel
 
-from support.originals import sentencepiece_model, tokenizer_json, write_vocabulary
+from support.gguf_files import write_vocabulary
+from support.originals import sentencepiece_model, tokenizer_json
 
 TEXT = "Hi <s>\n  naïve 🙂 123 <|im_end|>"
 SIZE = 3000
@@ -280,7 +281,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
 
 
 def gguf_of(vocabulary: Vocabulary, folder: Path) -> Tokenizer:
-    file = write_vocabulary(Tokenizer(vocabulary, None), folder / "model.gguf")
+    file = write_vocabulary(vocabulary, folder / "model.gguf")
     return tokenizer_from_gguf(file, read_gguf(file)[0].metadata)
 
 
@@ -358,7 +359,7 @@ def test_tokens_that_are_sums_of_each_other_in_millions_of_ways_are_refused_in_b
 
 
 def test_a_gguf_file_without_token_types_is_read_as_llama_cpp_reads_it(vocabulary: Vocabulary, tmp_path: Path) -> None:
-    file = write_vocabulary(Tokenizer(vocabulary, None), tmp_path / "model.gguf")
+    file = write_vocabulary(vocabulary, tmp_path / "model.gguf")
     metadata = dict(read_gguf(file)[0].metadata)
     typed = tokenizer_from_gguf(file, metadata)
     del metadata["tokenizer.ggml.token_type"]

@@ -16,6 +16,7 @@ from edgecore.checkpoint.tokenizer_gguf import tokenizer_from_gguf
 from edgecore.checkpoint.tokenizer_hf import tokenizer_from_folder
 from edgecore.checkpoint.tokenizer_sentencepiece import tokenizer_from_sentencepiece
 
+from support.gguf_files import write_vocabulary
 from support.lines import LEAST, lines
 from support.originals import (
     BYTE_LEVEL,
@@ -24,7 +25,6 @@ from support.originals import (
     sentencepiece_model,
     settings_of,
     tokenizer_json,
-    write_vocabulary,
 )
 
 JSON_KINDS = (*BYTE_LEVEL, "llama2", "gemma", "phi-3")
@@ -58,7 +58,7 @@ def test_tokenizer_json_gives_the_ids_of_the_tokenizers_library(kind: str, tmp_p
 @pytest.mark.parametrize("kind", [kind for kind in JSON_KINDS if kind != "gemma"])
 def test_a_gguf_file_of_it_gives_the_same_ids(kind: str, tmp_path: Path) -> None:
     tokenizer = tokenizer_of(kind, tmp_path)
-    file = write_vocabulary(tokenizer, tmp_path / "model.gguf", "phi3" if kind == "phi-3" else "llama")
+    file = write_vocabulary(tokenizer.vocabulary, tmp_path / "model.gguf", "phi3" if kind == "phi-3" else "llama")
     copy = tokenizer_from_gguf(file, read_gguf(file)[0].metadata)
     assert copy.pre == (kind if kind in BYTE_LEVEL else "default")
     for text in lines(special_of(tokenizer)[:60]):
@@ -79,7 +79,7 @@ def test_a_gguf_file_of_gemma_gives_the_ids_of_the_sentencepiece_library(spaces:
         token.replace("▁", spaces) if kind is TokenType.USER_DEFINED else token
         for token, kind in zip(source.tokens, source.types, strict=True)
     )
-    file = write_vocabulary(Tokenizer(replace(source.vocabulary, tokens=tokens), None), tmp_path / "model.gguf")
+    file = write_vocabulary(replace(source.vocabulary, tokens=tokens), tmp_path / "model.gguf")
     copy = tokenizer_from_gguf(file, read_gguf(file)[0].metadata)
     for text in lines(special_of(source)[:60]):
         ids = original.encode(text)
@@ -136,7 +136,7 @@ def test_special_tokens_in_text_are_text_unless_asked(kind: str, source: str, tm
         (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(kind))
         tokenizer = tokenizer_from_folder(tmp_path, {}, 3000)
     if source == "gguf":
-        file = write_vocabulary(tokenizer, tmp_path / "model.gguf")
+        file = write_vocabulary(tokenizer.vocabulary, tmp_path / "model.gguf")
         tokenizer = tokenizer_from_gguf(file, read_gguf(file)[0].metadata)
     pairs = list(zip(tokenizer.tokens, tokenizer.types, strict=True))
     control = [(i, t) for i, (t, k) in enumerate(pairs) if k in (TokenType.CONTROL, TokenType.UNKNOWN)]

@@ -16,7 +16,7 @@ from edgecore.contract.errors import BackendUnavailable, BadRequest
 from edgecore.verbs.targets import choose, locate
 
 from support.cli import edgecore
-from support.gguf_families import write_family_gguf
+from support.gguf_files import write_gguf
 from support.plugins import install_plugin
 from support.tiny import tiny_llama
 
@@ -29,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny_gguf(tiny: Path) -> Path:
     with open_checkpoint(tiny) as model:
-        return write_family_gguf(model, tiny.with_name("tiny.gguf"), "Q8_0", tokenizer=True)
+        return write_gguf(model, tiny.with_name("tiny.gguf"), "Q8_0")
 
 
 def test_a_gguf_file_becomes_a_hugging_face_folder_with_its_config_on_top(tiny_gguf: Path, tmp_path: Path) -> None:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import io
 import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import gguf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edgecore.checkpoint.pretokenizers import PRE_TOKENIZERS
@@ -149,27 +147,3 @@ def settings_of(kind: str) -> str:
     gemma = kind == "gemma"
     return json.dumps({"bos_token": "<bos>" if gemma else "<s>", "eos_token": "<eos>" if gemma else "</s>",
                        "unk_token": "<unk>"})  # fmt: skip
-
-
-def write_vocabulary(tokenizer: Any, out: Path, architecture: str = "llama") -> Path:
-    """A GGUF file of the vocabulary alone, by the `gguf` package."""
-    writer = gguf.GGUFWriter(out, architecture)
-    writer.add_tokenizer_model(tokenizer.model)
-    writer.add_tokenizer_pre(tokenizer.pre)
-    writer.add_token_list(tokenizer.tokens)
-    writer.add_token_types([int(kind) for kind in tokenizer.types])
-    if tokenizer.merges:
-        writer.add_token_merges(list(tokenizer.merges))
-    if tokenizer.scores:
-        writer.add_token_scores(list(tokenizer.scores))
-    for role, token in tokenizer.special.items():
-        {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id, "unknown": writer.add_unk_token_id,
-         "padding": writer.add_pad_token_id}[role](token)  # fmt: skip
-    writer.add_add_bos_token(tokenizer.add_bos)
-    writer.add_add_eos_token(tokenizer.add_eos)
-    if tokenizer.model == "llama":
-        writer.add_add_space_prefix(tokenizer.add_space_prefix)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,6 @@ from edgecore.checkpoint import Checkpoint, open_checkpoint
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.known import TRAINED
 
-_NAMES = (
-    ("model.embed_tokens", "token_embd"),
-    ("model.norm", "output_norm"),
-    ("lm_head", "output"),
-    (r"model.layers.(\d+).input_layernorm", r"blk.\1.attn_norm"),
-    (r"model.layers.(\d+).post_attention_layernorm", r"blk.\1.ffn_norm"),
-    (r"model.layers.(\d+).self_attn.([qkv])_proj", r"blk.\1.attn_\2"),
-    (r"model.layers.(\d+).self_attn.o_proj", r"blk.\1.attn_output"),
-    (r"model.layers.(\d+).mlp.(gate|up|down)_proj", r"blk.\1.ffn_\2"),
-)
 FAULTS = {
     "huggingface": ("truncated", "nan", "shape", "index", "header", "config"),
     "gguf": ("truncated", "nan", "header", "magic"),
@@ -82,11 +71,13 @@ def write_gguf(model: Checkpoint, out: Path) -> Path:
     writer.add_add_bos_token(tokenizer.add_bos)
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, d.layers)
     for name, tensor in model.tensors.items():
         data = tensor.read()
         if ".q_proj." in name or ".k_proj." in name:
             data = _interleave(data, d.heads if ".q_proj." in name else d.kv_heads)
-        writer.add_tensor(_gguf_name(name), np.ascontiguousarray(data, np.float32))
+        stem, _, kind = name.rpartition(".")
+        writer.add_tensor(f"{names[stem]}.{kind}", np.ascontiguousarray(data, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -98,14 +89,6 @@ def _interleave(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """What llama.cpp's converter does to q and k (`LlamaModel.permute`)."""
     rows = weight.shape[0] // heads // 2
     return weight.reshape(heads, 2, rows, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
-
-
-def _gguf_name(name: str) -> str:
-    stem, _, kind = name.rpartition(".")
-    for pattern, replacement in _NAMES:
-        if re.fullmatch(pattern, stem):
-            return re.sub(pattern, replacement, stem) + "." + kind
-    raise KeyError(name)
 
 
 def damage(path: Path, kind: str, fault: str) -> Path:

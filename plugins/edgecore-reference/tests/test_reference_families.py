@@ -15,7 +15,7 @@ from edgecore.checkpoint import open_checkpoint
 from edgecore.contract import GREEDY, Manifest
 
 from support.cli import edgecore
-from support.gguf_families import write_family_gguf
+from support.gguf_files import write_gguf
 from support.tiny import train_tokenizer
 
 GOLDENS = Path(__file__).parents[3] / "tests/checkpoint/goldens"
@@ -76,7 +76,7 @@ def test_a_gguf_file_answers_as_the_folder_that_is_made_of_it(
     tmp_path: Path, folder_of: Callable[[str], Path], convert: Any, run: Any, family: str
 ) -> None:
     with open_checkpoint(folder_of(family)) as model:
-        source = write_family_gguf(model, tmp_path / "model.gguf", "Q8_0", tokenizer=True)
+        source = write_gguf(model, tmp_path / "model.gguf", "Q8_0")
     convert(source, tmp_path / "out", "f32")
     with run(source) as native, run(tmp_path / "out") as written:
         (logits, tokens), (again, tokens_again) = answer(native), answer(written)
