@@ -110,7 +110,8 @@ def edgecore_run(
 ) -> TextSession | TensorSession:
     """Open an artifact on a device.
 
-    context_length: tokens; None lets the backend choose, at most what the model was trained for.
+    context_length: tokens, at least 1 (the caller has seen to it); None lets the backend choose, at most what the model
+                    was trained for.
     threads:        None means what affinity and quota allow (`edgecore.machine.usable_threads` measured it for the
                     caller).
     Raises `DeviceUnavailable`, `PlacementRefused`, `CorruptModel`, `DoesNotFit`.

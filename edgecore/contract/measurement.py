@@ -22,6 +22,7 @@ class Workload:
     `greedy`: the token chosen from the logits of the step before, as a user gets it."""
     threads: int | None = None
     context_length: int | None = None
+    """Tokens, at least 1; None lets the backend choose."""
     feeds: str = ""
     """Path of a `.npz` of feeds for a tensor model, for which `decode` counts calls; empty makes them up."""
 

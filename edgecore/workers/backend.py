@@ -156,7 +156,8 @@ class Backend:
         owned: bool = False,
     ) -> TextSession | TensorSession:
         """A session. `deadline` holds for opening it and for every later answer and piece (`session.deadline`).
-        `owned`: closing it closes this backend too."""
+        `owned`: closing it closes this backend too. Raises `BadRequest` for a context of less than one token."""
+        _check_context(context_length)
         answer = self._call(
             "edgecore_run", deadline, artifact=artifact, device=device, context_length=context_length,
             threads=threads, options=dict(options or {}),
@@ -177,6 +178,7 @@ class Backend:
         on_progress: Progress | None = None,
     ) -> Samples:
         """By the backend's own loop, or by the contract's over a session, both where the plugin runs."""
+        _check_context(workload.context_length)
         answer: Samples = self._call(
             "edgecore_benchmark", deadline, artifact=artifact, device=device, workload=workload,
             options=dict(options or {}), progress=on_progress or no_progress,
@@ -208,6 +210,12 @@ class Backend:
             able = ", ".join(sorted(h.removeprefix("edgecore_") for h in self._target.hooks))
             raise CannotDo(f"backend {self.entry.name!r} cannot {verb}", supported=able)
         return wrapping.call(hook, self._target, deadline, arguments)
+
+
+def _check_context(length: int | None) -> None:
+    """Raises `BadRequest`. Asked here, so that no backend can take 0 for "choose yourself"."""
+    if length is not None and length < 1:
+        raise BadRequest(f"a context of {length} tokens", supported="at least 1; None lets the backend choose")
 
 
 class _InWorker:

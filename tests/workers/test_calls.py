@@ -78,6 +78,20 @@ def test_every_hook_answers_the_contracts_own_types(plugin: Connect, tmp_path: P
 
 
 @pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize("length", [0, -1])
+def test_a_context_of_no_tokens_is_refused_before_a_backend_can_take_it_for_its_default(
+    plugin: Connect, tmp_path: Path, isolated: bool, length: int
+) -> None:
+    backend, artifact = plugin(isolated=isolated), toy_artifact(tmp_path)
+    with pytest.raises(BadRequest, match=f"context of {length} tokens") as refused:
+        backend.open(artifact, device="cpu", context_length=length)
+    assert "None" in refused.value.supported
+    with pytest.raises(BadRequest, match=f"context of {length} tokens"):
+        backend.benchmark(artifact=artifact, device="cpu", workload=Workload((1,), decode=1, context_length=length))
+    assert backend.open(artifact, device="cpu").context_length == 4096  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("isolated", [True, False])
 def test_a_text_session_is_whole(plugin: Connect, tmp_path: Path, isolated: bool) -> None:
     session = text(plugin(isolated=isolated), tmp_path / "a")
     assert session.tokenize("hé") == [104, 195, 169]

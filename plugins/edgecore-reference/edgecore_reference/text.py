@@ -44,7 +44,7 @@ class OracleSession(TextSession):
                 hint=f"-c {trained}",
             )
         self._model: Checkpoint | None = model
-        self._length = context_length or trained
+        self._length = trained if context_length is None else context_length
         self._chunk = chunk
         self._oracle = Oracle(model.decoder, model.tensors, resident=resident)
         self._context = self._oracle.context(self._length)
