@@ -13,7 +13,8 @@ class Outcome(StrEnum):
     NOT_APPLICABLE = "not_applicable"
     """The plugin has nothing of the kind: a text check for a plugin without text."""
     UNSUPPORTED = "unsupported"
-    """Declared absent, and seen to raise the typed error."""
+    """Declared absent, and seen to raise the typed error; or a variant of a claimed family that is refused so, or of
+    which convert says that it is answered otherwise."""
     XFAIL = "xfail"
     """Failed, as the plugin's own conformance.toml says it would."""
     DISABLED = "disabled"

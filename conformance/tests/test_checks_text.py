@@ -13,6 +13,8 @@ import pytest
 
 from edgecore import registry
 from edgecore.checkpoint import Oracle, open_checkpoint
+from edgecore.contract.errors import UnsupportedModel
+from edgecore.contract.manifest import Manifest
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import CHECKS, Cell, all_checks
 from edgecore_conformance.checks.text_common import (
@@ -20,6 +22,7 @@ from edgecore_conformance.checks.text_common import (
     divergences,
     expected_rows,
     finish_of,
+    notes_of_variant,
     subject,
     text_families,
 )
@@ -136,6 +139,102 @@ def test_logits_that_are_declared_absent_are_asked_for_and_refused(bench: Bench)
     assert judged(CHECKS["text.logits"], cannot, {}, known()).outcome is Outcome.FAILED
 
 
+WINDOW = {"family": "mistral", "variant": "mistral-window"}
+
+
+def test_a_variant_that_is_answered_right_passes(bench: Bench, tmp_path: Path) -> None:
+    row = run_row(CHECKS["text.logits"], WINDOW, bench, tmp_path)
+    assert (row.row, row.outcome) == ("text.logits[family=mistral,variant=mistral-window]", Outcome.PASSED)
+    assert row.proves == {"task": "text", "family": "mistral"}
+
+
+def test_a_variant_that_is_refused_by_its_own_error_is_unsupported_and_a_family_that_is_claimed_is_not() -> None:
+    refused = Observation({"refused": {"error": "UnsupportedModel", "what": "no windows"}})
+    assert judged(CHECKS["text.logits"], refused, WINDOW, known()).outcome is Outcome.UNSUPPORTED
+    assert judged(CHECKS["text.logits"], refused, {"family": "mistral"}, known()).outcome is Outcome.FAILED
+    otherwise = Observation({"refused": {"error": "CorruptModel", "what": "no windows"}})
+    assert judged(CHECKS["text.logits"], otherwise, WINDOW, known()).outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    ("stage", "variant", "outcome"),
+    [("convert", True, Outcome.UNSUPPORTED), ("open", True, Outcome.UNSUPPORTED), ("run", True, Outcome.FAILED),
+     ("open", False, Outcome.FAILED)],
+)  # fmt: skip
+def test_a_refusal_comes_when_it_is_converted_or_opened(
+    stage: str, variant: bool, outcome: Outcome, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(self: TextCheck, bench: Bench, cell: Cell, asked: Any) -> Observation:
+        bench.stage = stage
+        raise UnsupportedModel("windows")
+
+    monkeypatch.setattr(type(CHECKS["text.logits"]), "look", refuses)
+    cell = WINDOW if variant else {"family": "mistral"}
+    assert run_row(CHECKS["text.logits"], cell, bench, tmp_path).outcome is outcome
+
+
+def test_other_numbers_of_a_variant_are_unsupported_where_convert_says_so_and_a_failure_without_a_word(
+    bench: Bench, tmp_path: Path
+) -> None:
+    seen = observed("text.logits", WINDOW, bench, tmp_path / "raw")
+    assert seen.facts["said"] == []
+    other = replace_arrays(seen, path0=np.roll(seen.arrays["path0"], 1, axis=1))
+    assert judged(CHECKS["text.logits"], other, WINDOW, known()).outcome is Outcome.FAILED
+    said = Observation({**seen.facts, "said": ["it sees all positions"]}, other.arrays)
+    verdict = judged(CHECKS["text.logits"], said, WINDOW, known())
+    assert verdict.outcome is Outcome.UNSUPPORTED
+    assert {(f.bound, f.origin) for f in verdict.figures} == {(None, "convert says: it sees all positions")}
+    asked_otherwise = Observation({**said.facts, "inputs": {}}, said.arrays)
+    assert judged(CHECKS["text.logits"], asked_otherwise, WINDOW, known()).outcome is Outcome.FAILED
+
+
+def test_only_what_convert_notes_of_a_variant_alone_counts(bench: Bench) -> None:
+    plain, variant = bench.artifact("mistral"), bench.artifact("mistral-window")
+    bench._artifacts |= {
+        (plain_name, made.precision): replace(made, notes=notes)
+        for plain_name, made, notes in (("mistral", plain, ("a",)), ("mistral-window", variant, ("a", "b")))
+    }
+    try:
+        assert notes_of_variant(bench, WINDOW) == ["b"]
+    finally:
+        bench._artifacts |= {("mistral", plain.precision): plain, ("mistral-window", variant.precision): variant}
+
+
+def test_variants_have_rows_where_their_family_is_claimed() -> None:
+    def variants(name: str, manifest: Manifest) -> set[str]:
+        return {c["variant"] for c in CHECKS[name].cells(manifest, "cpu", "quick") if "variant" in c}
+
+    without = replace(MANIFEST, claims=tuple(c for c in MANIFEST.claims if c.family != "bitnet"))
+    assert variants("text.logits", MANIFEST) == {"mistral-window", "bitnet-packed"}
+    assert variants("text.logits", without) == {"mistral-window"}
+    for name in ("text.tokenizer", "text.detokenize", "text.chat"):
+        assert variants(name, without) == {"mistral-first"}
+
+
+def test_what_has_two_answers_is_not_compared_and_what_is_beyond_the_border_is(bench: Bench, tmp_path: Path) -> None:
+    """A backend that chooses longrope's factors by its context takes the long ones for short texts too."""
+    cell = {"family": "phi3"}
+    seen = observed("text.rewind", cell, bench, tmp_path / "raw")
+    assert problems("text.rewind", cell, seen) == []
+    held = {number: count for number, count, _ in seen.facts["held"]}
+    below = [at for at, number in enumerate(seen.facts["answered"]) if held[number] <= 256]
+    rows = seen.arrays["logits0"].copy()
+    assert 0 < len(below) < len(rows) / 4
+    rows[below] = np.roll(rows[below], 1, axis=1)
+    assert problems("text.rewind", cell, replace_arrays(seen, logits0=rows)) == []
+    rows[-1] = np.roll(rows[-1], 1)
+    assert problems("text.rewind", cell, replace_arrays(seen, logits0=rows)) != []
+
+
+def test_texts_of_a_model_with_two_sets_of_rotary_factors_lie_on_both_sides_in_contexts_that_do_too() -> None:
+    check = CHECKS["text.logits"]
+    assert isinstance(check, TextCheck)
+    asked = check.inputs(known(), {"family": "phi3"})
+    lengths = [len(text) for text in asked["texts"]]
+    assert asked["contexts"] == lengths
+    assert lengths[0] <= 256 < lengths[1] - 48
+
+
 def test_the_scripted_model_says_its_script() -> None:
     here = known(3)
     script = here.script
@@ -160,6 +259,8 @@ def test_every_family_that_is_claimed_has_its_rows() -> None:
     assert subject(MANIFEST) == TRAINED
     without_llama = replace(MANIFEST, claims=tuple(c for c in MANIFEST.claims if c.family in ("qwen3", "phi3")))
     assert subject(without_llama) == "qwen3"
+    phi3 = replace(MANIFEST, claims=tuple(c for c in MANIFEST.claims if c.family == "phi3"))
+    assert subject(phi3) == "phi3-short"
     assert not CHECKS["text.stop"].applies(without_llama)
 
 

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
+from edgecore import registry
 from edgecore.checkpoint import Oracle, open_checkpoint
 from edgecore.contract.errors import BadRequest
 from edgecore_conformance import fixtures
+from edgecore_conformance.checks.text_common import border
 from edgecore_conformance.fixtures import made, random_models
 from edgecore_conformance.fixtures.numbers import bell, bits, ternary
+from edgecore_conformance.known import Known
 
 TEXT = "The keeper wrote: 12 naïve ships, at 04:15.\n  Привет 🙂"
 EVERY = (*fixtures.families(), *fixtures.variants())
@@ -118,6 +122,30 @@ def test_the_families_come_with_the_kinds_of_tokenizer_that_they_have_in_life() 
     assert kinds["gemma3"] == ("llama", "default", False)
     assert kinds["qwen2"] == kinds["qwen3"] == ("gpt2", "qwen2", False)
     assert kinds["phi3"] == ("gpt2", "gpt-4o", False)
+
+
+def test_a_space_stands_behind_every_special_token_in_mistrals_first_tokenizer_and_not_in_later_ones() -> None:
+    """Read as the `tokenizers` library reads the same file, which transformers leaves it to."""
+    found = {}
+    for name in ("mistral", "mistral-first"):
+        folder = fixtures.family(name)
+        engine = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        with open_checkpoint(folder) as model:
+            for text in ("", " ", TEXT, "</s>a", "<s>a b</s> c</s></s>\nd", "\n<unk>e"):
+                assert model.tokenizer.encode(text, True, True) == engine.encode(text).ids
+                assert model.tokenizer.encode(text, False, True) == engine.encode(text, add_special_tokens=False).ids
+            found[name] = [model.tokenizer.tokens[i] for i in model.tokenizer.encode("a</s>a</s> a", False, True)]
+    assert found["mistral"] == ["▁a", "</s>", "▁a", "</s>", "▁", "▁a"]
+    assert found["mistral-first"] == ["▁a", "</s>", "a", "</s>", "▁a"]
+
+
+def test_phi3_has_a_second_set_of_rotary_factors_for_texts_within_its_context() -> None:
+    known = Known(registry.find("reference").ready_manifest, "cpu")
+    assert {name for name in EVERY if border(known, name)} == {"phi3"}
+    assert border(known, "phi3") == random_models.BORDER < random_models.CONTEXT
+    tokens = random_tokens(random_models.BORDER + 1)
+    shorter, longer = (logits_of(fixtures.family("phi3"), tokens[:count]) for count in (len(tokens) - 1, len(tokens)))
+    assert np.abs(shorter[-1] - longer[-2]).max() > 1
 
 
 def test_a_checkpoint_that_somebody_wrote_into_is_made_anew() -> None:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edgecore.checkpoint.pretokenizers import PRE_TOKENIZERS
 
@@ -52,10 +52,15 @@ def main(out: Path) -> None:
     lines = text.splitlines(keepends=True)
     for name, (rule, special, settings) in BYTE_LEVEL.items():
         write(out / name, byte_level(lines, rule, special), settings, special)
-    for name, prefix in (("sentencepiece-prefix", True), ("sentencepiece", False)):
+    for name, prefix in (
+        ("sentencepiece-prefix", "every"),
+        ("sentencepiece-first", "first"),
+        ("sentencepiece", "never"),
+    ):
+        kind = "GemmaTokenizer" if prefix == "never" else "LlamaTokenizer"
         settings = {
-            "tokenizer_class": "LlamaTokenizer" if prefix else "GemmaTokenizer", "bos_token": 1, "eos_token": 2,
-            "unk_token": 0, "add_bos_token": True, "add_eos_token": False,
+            "tokenizer_class": kind, "bos_token": 1, "eos_token": 2, "unk_token": 0, "add_bos_token": True,
+            "add_eos_token": False,
         }  # fmt: skip
         write(out / name, pieces(lines, prefix), settings, PIECES)
 
@@ -75,11 +80,16 @@ def byte_level(lines: list[str], rule: str, special: tuple[str, ...]) -> Tokeniz
     return tokenizer
 
 
-def pieces(lines: list[str], prefix: bool) -> Tokenizer:
+def pieces(lines: list[str], prefix: str) -> Tokenizer:
     """SentencePiece's kind: spaces are letters, what no piece spells is spelt in bytes. The library trains no such
-    vocabulary, so the 256 bytes are put between what it trained."""
+    vocabulary, so the 256 bytes are put between what it trained.
+
+    prefix: where a space is put that the text has not: before `every` part of it, so behind special tokens too (as
+    Llama 2 and Mistral 7B v0.1 were published, by a normalizer), before the `first` alone (Mistral v0.3), or `never`.
+    """
+    scheme: Any = "never" if prefix == "never" else "first"
     trained = Tokenizer(models.BPE(unk_token=PIECES[0]))
-    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if prefix else "never")
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB - 256, special_tokens=list(PIECES), limit_alphabet=90, show_progress=False
     )
@@ -97,9 +107,12 @@ def pieces(lines: list[str], prefix: bool) -> Tokenizer:
         )
     )  # fmt: skip
     tokenizer.add_special_tokens(list(PIECES))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if prefix else "never", split=False)
+    if prefix == "every":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+    tokenizer.decoder = decoders.Sequence(steps if prefix == "never" else [*steps, decoders.Strip(" ", 1, 0)])
     begins_with(tokenizer, PIECES[1], 1)
     return tokenizer
 

@@ -10,13 +10,14 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecore.checkpoint import Oracle, open_checkpoint
-from edgecore.contract.errors import CannotDo, EdgecoreError, Timeout, WorkerCrashed
+from edgecore.contract.errors import CannotDo, EdgecoreError, Timeout, UnsupportedModel, WorkerCrashed
 from edgecore.contract.manifest import Manifest
 from edgecore.contract.precisions import Precision
 from edgecore.contract.sampling import Sampling
@@ -38,6 +39,8 @@ WORST_X = 60
 """A single position may be so many times further off than the mean: tails are long, broken positions are further."""
 DEVIATIONS = 6
 """How many standard deviations, of the error that the kernels' bound allows, two logits may change places by."""
+ONE_SET = {"phi3": "phi3-short"}
+"""What stands, where behaviour is checked, for a family whose checkpoint has two sets of rotary factors (`border`)."""
 Rows = NDArray[np.float32]
 Inputs = dict[str, Any]
 
@@ -53,11 +56,15 @@ def subject(manifest: Manifest) -> str:
     claimed = text_families(manifest)
     if not claimed or "llama" in claimed:
         return TRAINED
-    return next((f for f in claimed if f in fixtures.families()), claimed[0])
+    family = next((f for f in claimed if f in fixtures.families()), claimed[0])
+    return ONE_SET.get(family, family)
 
 
 class TextCheck(Check):
-    """A check of text. Subclasses say `inputs`, `look` and `weigh`; here is what goes wrong in the same way for all."""
+    """A check of text. Subclasses say `inputs`, `look` and `weigh`; here is what goes wrong in the same way for all.
+
+    A cell may name a `variant` of its family (`variant_cells`): a model that a backend may refuse to convert or to open
+    by `UnsupportedModel`, or answer otherwise when convert has said so in a note. Both are `unsupported`."""
 
     seconds: ClassVar[float] = 150.0
     needs_logits: ClassVar[bool] = False
@@ -70,7 +77,7 @@ class TextCheck(Check):
         return {"task": "text", **({"family": cell["family"]} if "family" in cell else {})}
 
     def fixture(self, manifest: Manifest, cell: Cell) -> str:
-        return cell.get("family") or cell.get("fixture") or subject(manifest)
+        return cell.get("variant") or cell.get("family") or cell.get("fixture") or subject(manifest)
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         """What is asked, as JSON: from the seed alone."""
@@ -93,7 +100,12 @@ class TextCheck(Check):
             if bench.manifest.can("logits"):
                 raise
             return Observation({"cannot_do": error_of(error)})
-        return Observation({**seen.facts, "inputs": asked}, seen.arrays)
+        except UnsupportedModel as error:
+            if "variant" not in cell or bench.stage == "run":
+                raise
+            return Observation({"refused": error_of(error)})
+        said = {"said": notes_of_variant(bench, cell)} if "variant" in cell else {}
+        return Observation({**seen.facts, **said, "inputs": asked}, seen.arrays)
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         if "absent" in seen.facts:
@@ -104,14 +116,27 @@ class TextCheck(Check):
             verdict.expect(allowed, f"it refuses what it does not declare absent: {seen.facts['cannot_do']}")
             verdict.claimed = Outcome.UNAVAILABLE
             return
+        if "refused" in seen.facts:
+            allowed = "variant" in cell and seen.facts["refused"].get("error") == "UnsupportedModel"
+            verdict.expect(allowed, f"it refuses what it claims: {seen.facts['refused']}")
+            verdict.claimed = Outcome.UNSUPPORTED
+            return
         asked = self.inputs(known, cell)
         verdict.expect(seen.facts.get("inputs") == asked, "it was asked other inputs than the seed draws")
-        self.weigh(asked, seen, cell, known, verdict)
+        found = Judgement()
+        self.weigh(asked, seen, cell, known, found)
+        if found.problems and "variant" in cell and (said := seen.facts["said"]):
+            verdict.claimed = Outcome.UNSUPPORTED
+            why = f"convert says: {'; '.join(said)}"
+            found = Judgement([replace(figure, bound=None, origin=why) for figure in found.figures])
+        verdict.figures += found.figures
+        verdict.problems += found.problems
+        verdict.claimed = verdict.claimed or found.claimed
 
 
 def missing(known: Known, fixture: str) -> str:
     """Why there is no such fixture here; empty where there is."""
-    if fixture not in (TRAINED, SCRIPTED, "real") and fixture not in fixtures.families():
+    if fixture not in (TRAINED, SCRIPTED, "real", *fixtures.families(), *fixtures.variants()):
         return f"this suite has no checkpoint of family {fixture!r}"
     if fixture == "real":
         try:
@@ -124,6 +149,12 @@ def missing(known: Known, fixture: str) -> str:
 def family_cells(manifest: Manifest, device: str) -> list[Cell]:
     """The subject, and every family that is claimed for the device."""
     return [{"fixture": subject(manifest)}, *({"family": f} for f in text_families(manifest, device))]
+
+
+def variant_cells(manifest: Manifest, device: str, *names: str) -> list[Cell]:
+    """Those of the variants whose family is claimed for the device."""
+    claimed = text_families(manifest, device)
+    return [{"family": family, "variant": v} for v in names if (family := v.partition("-")[0]) in claimed]
 
 
 # ---- recording ----
@@ -143,6 +174,12 @@ def stated(session: TextSession, bench: Bench) -> dict[str, Any]:
         "context_length": session.context_length,
         "vocab_size": session.vocab_size,
     }
+
+
+def notes_of_variant(bench: Bench, cell: Cell) -> list[str]:
+    """What convert notes of a variant, and not of its family's own checkpoint."""
+    usual = bench.artifact(cell["family"]).notes
+    return [note for note in bench.artifact(cell["variant"]).notes if note not in usual]
 
 
 def answered(session: TextSession, tokens: Sequence[int], *, limit: int | None = None, **how: Any) -> dict[str, Any]:
@@ -239,6 +276,17 @@ def allowance(
 def tolerance(known: Known, seen: Observation, fixture: str, tokens: Sequence[int]) -> float:
     """Logits by which the oracle's best may lead and still not be chosen. KL is half the variance of the error."""
     return DEVIATIONS * math.sqrt(2 * allowance(known, seen, fixture, tokens)[0])
+
+
+def border(known: Known, fixture: str) -> int:
+    """Tokens up to which a text takes the first of two sets of rotary factors (longrope); 0 where there is one set.
+
+    The model chooses by the text, and so do some backends; others choose once, by the context that they open. Both are
+    right for what is longer than the border, and for all in a context that is not; nothing else is held to the oracle.
+    """
+    with open_checkpoint(known.fixture(fixture)) as model:
+        rope = model.decoder.rope
+        return rope.original_context if rope.is_long(model.decoder.context_length) else 0
 
 
 def expected_rows(known: Known, fixture: str, sequences: Iterable[Sequence[int]]) -> list[Rows]:

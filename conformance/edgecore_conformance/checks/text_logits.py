@@ -16,12 +16,14 @@ from edgecore_conformance.checks.text_common import (
     Inputs,
     TextCheck,
     allowance,
+    border,
     divergences,
     family_cells,
     opened,
     stated,
     subject,
     tried,
+    variant_cells,
     weigh_rows,
 )
 from edgecore_conformance.known import Known
@@ -30,8 +32,11 @@ from edgecore_conformance.outcomes import Outcome
 
 STEPS = 48
 """Tokens at the end of a text that are stepped through one by one."""
-WINDOWED = "gemma3"
-"""The family whose checkpoint has a window narrower than its context."""
+OTHERWISE = ("mistral-window", "bitnet-packed")
+"""Variants of families that are computed otherwise than the family's own checkpoint."""
+CACHES = ("gemma3", "phi3")
+"""Families whose caches are of a kind of their own: with windows narrower than the context; with keys that are turned
+otherwise when a text grows beyond the border between two sets of rotary factors."""
 KEPT = 64
 """Positions of `score` whose logits are kept."""
 
@@ -46,7 +51,18 @@ class TextLogits(TextCheck):
     times that for the few positions that were stepped to), and no single position may be far off. Families have
     random checkpoints, whose weights are drawn so large that a fault shows: a rotary position that is off by one
     between prefill and step, heads in another order, a norm or a bias left out, a window or a long-context scaling
-    that is not applied. A text is long enough to leave every window and both ranges of longrope.
+    that is not applied. A text is long enough to leave every window.
+
+    Where a model has two sets of rotary factors (longrope), one text lies within the first set's range, in a context
+    that does too, and one beyond it, in a longer context: the model chooses by the length of the text, runtimes often
+    by that of the context, and here both must come to the same. So backends must be able to open a shorter context than
+    was trained for, and to use the set that belongs to it.
+
+    Of some families there is a variant, with what the first release of Mistral and the published BitNet do: a window in
+    every layer; packed ternary weights, squared ReLU and 8-bit activations. A backend that claims the family answers it
+    right, or refuses it (`UnsupportedModel`, by convert or when it is opened), or says in a note of convert, one that
+    it does not make of the family's own checkpoint, that it answers otherwise. The latter two are `unsupported`; other
+    numbers without a word are a failure.
 
     A failure of `score` alone means that evidence and generation come from different code; a failure in one family
     means that its description is not followed; in all of them, that precision is not what the session states.
@@ -55,16 +71,17 @@ class TextLogits(TextCheck):
     needs_logits: ClassVar[bool] = True
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        return [*family_cells(manifest, device), *([{"fixture": "real"}] if level == "full" else [])]
+        real: list[Cell] = [{"fixture": "real"}] if level == "full" else []
+        return [*family_cells(manifest, device), *variant_cells(manifest, device, *OTHERWISE), *real]
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture = self.fixture(known.manifest, cell)
         with open_checkpoint(known.fixture(fixture)) as model:
-            rope, context = model.decoder.rope, model.decoder.context_length
+            context = model.decoder.context_length
         most = {"real": 160}.get(fixture, 200 if "family" in cell else 320 if known.level == "quick" else 500)
         lengths = [min(most, context)]
-        if rope.original_context and rope.is_long(context):
-            lengths = [min(most, rope.original_context), min(rope.original_context + most, context)]
+        if first := border(known, fixture):
+            lengths = [min(most, first), min(first + most, context)]
         texts = [known.tokens(fixture, f"logits {n}", n) for n in lengths]
         return {"texts": texts, "contexts": lengths if len(lengths) > 1 else [None]}
 
@@ -178,10 +195,10 @@ def score_rows(count: int) -> list[int]:
 
 
 def caching_cells(manifest: Manifest, device: str, level: str) -> list[Cell]:
-    """Rows of what is about the cache: in quick of the subject, and of the family whose windows make a cache of its own
-    kind; the other families' caches are the subject's."""
+    """Rows of what is about the cache: in quick of the subject, and of families with caches of their own kind; the
+    other families' caches are the subject's."""
     cells = family_cells(manifest, device)
-    return cells if level == "full" else [cells[0], *(c for c in cells[1:] if c["family"] == WINDOWED)]
+    return cells if level == "full" else [cells[0], *(c for c in cells[1:] if c["family"] in CACHES)]
 
 
 class Operations(TextCheck):
@@ -212,7 +229,9 @@ class TextPrefill(Operations):
     calls the context must say what it holds, and the logits are held to the oracle's.
 
     Runtimes have one code for many tokens and another for one, and positions, masks and caches are where they part. A
-    failure of the portions alone is usually a mask or a position that begins anew with each call.
+    failure of the portions alone is usually a mask or a position that begins anew with each call. In the row of Phi-3
+    the longer text grows beyond the border between the model's two sets of rotary factors, and logits are compared from
+    there on, where the whole text takes the second: keys that were turned by the first must be turned anew.
     """
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
@@ -242,7 +261,8 @@ class TextRewind(Operations):
     remain, and the context must say so. A chat that goes on from an earlier turn rests on this.
 
     A failure usually means that cached keys of forgotten tokens are still looked at, that positions were not taken back
-    with them, or that a window's ring has already overwritten what comes back into sight.
+    with them, or that a window's ring has already overwritten what comes back into sight. In the row of Phi-3 all this
+    happens beyond the border between the model's two sets of rotary factors, but for one way back below it.
     """
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
@@ -252,7 +272,9 @@ class TextRewind(Operations):
         fixture = self.fixture(known.manifest, cell)
         first, second, third = (known.tokens(fixture, f"rewind {n}", 64) for n in range(3))
         back = known.draw("rewind").randrange(24, 40)
-        operations: list[ops.Operation] = [
+        below = known.tokens(fixture, "rewind below", max(0, border(known, fixture) - 20))
+        operations: list[ops.Operation] = [[0, "prefill", below]] if below else []
+        operations += [
             [0, "prefill", first], [0, "rewind", back], [0, "prefill", second[:20]], [0, "rewind", 1],
             [0, "step", third[:1]], [0, "rewind", 0], [0, "step", third[1:2]], [0, "rewind", 2],
             [0, "prefill", second[19:40]], *ops.stepping(0, third[2:6]), [0, "rewind", 4], *ops.stepping(0, first[:3]),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgecore.contract.sessions import TextSession
-from edgecore_conformance.checks.text_common import Rows, allowance, expected_rows, weigh_rows
+from edgecore_conformance.checks.text_common import Rows, allowance, border, expected_rows, weigh_rows
 from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation
 
@@ -93,7 +93,8 @@ def weigh(
     operations: Sequence[Operation], seen: Observation, fixtures: Sequence[str], known: Known, verdict: Judgement,
     kept: Sequence[int] = (), what: str = "logits",
 ) -> None:  # fmt: skip
-    """Holds what was seen to the oracle and to the operations' own meaning."""
+    """Holds what was seen to the oracle and to the operations' own meaning. Sessions have the context that the backend
+    chooses, so of a model with two sets of rotary factors only what is longer than their border has one answer."""
     after = simulated(operations)
     wanted = sorted(set(kept) if kept else set(range(len(operations))))
     answering = [n for n in wanted if operations[n][1] in ("prefill", "step")]
@@ -110,13 +111,18 @@ def weigh(
         return
     for who, fixture in enumerate(fixtures):
         mine = [n for n in answering if operations[n][0] == who]
-        if not mine:
+        least = border(known, fixture)
+        decided = [at for at, n in enumerate(mine) if len(after[n]) > least]
+        if not decided:
             continue
+        logits = seen.arrays[f"logits{who}"]
+        if len(logits) == len(mine):
+            logits, mine = logits[decided], [mine[at] for at in decided]
         sequences = [after[n] for n in mine]
         reference = np.stack(expected_rows(known, fixture, sequences))
         bound, origin = allowance(known, seen, fixture, max(sequences, key=len))
         name = what if len(fixtures) == 1 else f"{what}, session {who}"
-        kl = weigh_rows(verdict, name, reference, seen.arrays[f"logits{who}"], bound, origin)
+        kl = weigh_rows(verdict, name, reference, logits, bound, origin)
         if len(kl) and kl.max() > bound:
             worst = mine[int(kl.argmax())]
             verdict.figure(f"{name}: operation that is furthest off", worst, unit=operations[worst][1])

@@ -23,6 +23,7 @@ from edgecore_conformance.checks.text_common import (
     Inputs,
     TextCheck,
     allowance,
+    border,
     opened,
     sampling,
     stated,
@@ -58,7 +59,8 @@ class TextSessions(TextCheck):
 
     def sources(self, known: Known, cell: Cell) -> list[str]:
         mine = self.fixture(known.manifest, cell)
-        others = [f for f in text_families(known.manifest, known.device) if f in fixtures.families() and f != mine]
+        claimed = [f for f in text_families(known.manifest, known.device) if f in fixtures.families()]
+        others = [f for f in claimed if f != mine and not border(known, f)]
         return [mine, mine, known.draw("other model").choice(others) if others else mine]
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:

@@ -131,6 +131,28 @@ def layer_window(was, self, layer):
         "gemma3",
     ),
     _numbers(
+        "window_ignored_where_all_layers_have_it",
+        "a window is slid only where the model has layers without one",
+        """
+from edgecore.checkpoint import Decoder
+
+@instead(Decoder, "layer_window")
+def layer_window(was, self, layer):
+    return was(self, layer) if self.windowed else 0
+""",
+        "mistral",
+    ),
+    _numbers(
+        "activations_not_rounded",
+        "what enters a projection stays as it is, though the model was trained with 8-bit activations",
+        """
+@instead(oracle.Oracle, "_rounded")
+def rounded(was, self, x):
+    return x
+""",
+        "bitnet",
+    ),
+    _numbers(
         "biases_dropped",
         "q, k and v projections lose their biases",
         """
@@ -204,7 +226,19 @@ def is_long(was, self, positions):
     return False
 """,
         "phi3",
-        missing="a fixture of family phi3 whose original context is shorter than its context",
+    ),
+    _numbers(
+        "keys_kept_across_the_border",
+        "keys that were turned by the first set of rotary factors stay as they are when a text grows beyond its range",
+        """
+@instead(oracle.OracleContext, "prefill")
+def prefill(was, self, tokens):
+    self._long = self._oracle.decoder.rope.is_long(self.position + len(tokens))
+    return was(self, tokens)
+""",
+        "phi3",
+        "text.prefill",
+        "text.rewind",
     ),
     _numbers(
         "gate_and_up_swapped",

@@ -7,8 +7,9 @@ from mutants.mutant import Mutant
 HEAD = "from edgecore.contract import generation, sampling\nfrom edgecore_reference.text import OracleSession\n"
 
 
-def _words(name: str, fault: str, checks: str, hooks: str, missing: str = "") -> Mutant:
-    return Mutant(name, fault, tuple(checks.split()), HEAD + hooks, missing=missing)
+def _words(name: str, fault: str, checks: str, hooks: str, missing: str = "", family: str = "") -> Mutant:
+    cells = {"family": family} if family else {}
+    return Mutant(name, fault, tuple(checks.split()), HEAD + hooks, cells=cells, missing=missing)
 
 
 MUTANTS = (
@@ -73,6 +74,21 @@ def tokenize(was, self, text, add_special=True, parse_special=False):
 def tokenize(was, self, text, add_special=True, parse_special=False):
     return was(self, text, add_special, False)
 """,
+    ),
+    _words(
+        "space_behind_special_tokens",
+        "a space is put before every part of a text, where the model's tokenizer puts one before the first alone",
+        "text.tokenizer text.chat",
+        r"""
+import re
+
+@instead(OracleSession, "tokenize")
+def tokenize(was, self, text, add_special=True, parse_special=False):
+    if parse_special and "Metaspace" in self._open.tokenizer.to_json() and self._open.tokenizer.add_space_prefix:
+        text = re.sub("(</?s>)(?=[^<])", r"\1 ", text)
+    return was(self, text, add_special, parse_special)
+""",
+        family="mistral",
     ),
     _words(
         "bytes_of_a_token_stripped",
