@@ -14,16 +14,7 @@ from typing import Any
 
 from edgecore.checkpoint.decoder import Activation, Decoder
 from edgecore.checkpoint.derived import TERNARY, Rounded, Scaled, Unpacked
-from edgecore.checkpoint.families import Family
-from edgecore.checkpoint.families.common import (
-    GGUF_NAMES,
-    SILU,
-    config_activation,
-    config_rope,
-    config_sizes,
-    gguf_rope,
-    gguf_sizes,
-)
+from edgecore.checkpoint.families import Family, common
 from edgecore.checkpoint.families.written import bias_of_attention, written_config
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.tensors import Tensor
@@ -35,13 +26,13 @@ FINISHED = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantiza
 
 
 def _from_config(config: Fields) -> Decoder:
-    sizes = config_sizes(config, kv_heads=5)
+    sizes = common.config_sizes(config, kv_heads=5)
     bias = config.flag("attention_bias", False)
     return Decoder(
         family="bitnet",
-        rope=config_rope(config, sizes["head_dim"], theta=500000.0),
+        rope=common.config_rope(config, sizes["head_dim"], theta=500000.0),
         tied=config.flag("tie_word_embeddings", False),
-        activation=config_activation(config, {"relu2": Activation.RELU2, **SILU}),
+        activation=common.config_activation(config, {"relu2": Activation.RELU2, **common.SILU}),
         attention_bias=bias,
         output_bias=bias,
         sub_norms=True,
@@ -51,8 +42,10 @@ def _from_config(config: Fields) -> Decoder:
 
 
 def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
-    sizes = gguf_sizes(metadata, tensors)
-    return Decoder(family="bitnet", rope=gguf_rope(metadata, tensors, sizes["head_dim"]), sub_norms=True, **sizes)
+    sizes = common.gguf_sizes(metadata, tensors)
+    return Decoder(
+        family="bitnet", rope=common.gguf_rope(metadata, tensors, sizes["head_dim"]), sub_norms=True, **sizes
+    )
 
 
 def _adopt(config: Fields, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -119,7 +112,7 @@ FAMILY = Family(
     gguf_architectures=("bitnet",),
     from_config=_from_config,
     from_gguf=_from_gguf,
-    gguf_names=GGUF_NAMES
+    gguf_names=common.GGUF_NAMES
     | {
         "blk.{}.attn_sub_norm": "model.layers.{}.self_attn.attn_sub_norm",
         "blk.{}.ffn_sub_norm": "model.layers.{}.mlp.ffn_sub_norm",

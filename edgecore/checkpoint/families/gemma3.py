@@ -10,17 +10,7 @@ from typing import Any
 
 from edgecore.checkpoint.decoder import Activation, Decoder, Rope, RopeScaling
 from edgecore.checkpoint.derived import Offset
-from edgecore.checkpoint.families import Family
-from edgecore.checkpoint.families.common import (
-    GGUF_NAMES,
-    config_activation,
-    config_layer_types,
-    config_rope,
-    config_sizes,
-    config_window,
-    gguf_rope,
-    gguf_sizes,
-)
+from edgecore.checkpoint.families import Family, common
 from edgecore.checkpoint.families.written import (
     ACTIVATIONS,
     bias_of_attention,
@@ -42,19 +32,19 @@ LAYERS_OF_27B = 62
 def _from_config(config: Fields) -> Decoder:
     if config.has("use_bidirectional_attention") and config.flag("use_bidirectional_attention"):
         raise UnsupportedModel(f"{config.file}: field 'use_bidirectional_attention': true", supported="causal models")
-    sizes = config_sizes(config, head_dim=256, kv_heads=4)
+    sizes = common.config_sizes(config, head_dim=256, kv_heads=4)
     hidden, head_dim, layers = sizes["hidden_size"], sizes["head_dim"], sizes["layers"]
     local = Fields(config.file, {**config.values, "rope_theta": config.values.get("rope_local_base_freq")})
     if config.has("rope_parameters"):
-        local_rope = config_rope(local, head_dim, "sliding_attention")
+        local_rope = common.config_rope(local, head_dim, "sliding_attention")
     else:  # the old style scales the layers that see everything, and no others
         local_rope = Rope(local.number("rope_theta", 10000.0), head_dim)
     return Decoder(
         family="gemma3",
-        rope=config_rope(config, head_dim, theta=1e6),
+        rope=common.config_rope(config, head_dim, theta=1e6),
         local_rope=local_rope,
         tied=config.flag("tie_word_embeddings", True),
-        activation=config_activation(config, {"gelu_pytorch_tanh": Activation.GELU_TANH}, "hidden_activation"),
+        activation=common.config_activation(config, {"gelu_pytorch_tanh": Activation.GELU_TANH}, "hidden_activation"),
         attention_bias=config.flag("attention_bias", False),
         output_bias=config.flag("attention_bias", False),
         query_key_norm=True,
@@ -70,7 +60,7 @@ def _from_config(config: Fields) -> Decoder:
 
 def _windows(config: Fields, layers: int) -> dict[str, Any]:
     pattern = _every(config.integer("sliding_window_pattern", PATTERN), layers)
-    windowed, window = config_layer_types(config, layers) or pattern, config_window(config)
+    windowed, window = common.config_layer_types(config, layers) or pattern, common.config_window(config)
     return {"window": window, "windowed": windowed} if window and any(windowed) else {}
 
 
@@ -80,7 +70,7 @@ def _every(pattern: int, layers: int) -> tuple[bool, ...]:
 
 
 def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
-    sizes = gguf_sizes(metadata, tensors)
+    sizes = common.gguf_sizes(metadata, tensors)
     hidden, heads, head_dim, layers = (sizes[k] for k in ("hidden_size", "heads", "head_dim", "layers"))
     window = metadata.integer("attention.sliding_window", 0, least=0)
     pattern = metadata.values.get(metadata.prefix + "attention.sliding_window_pattern", PATTERN)
@@ -90,7 +80,7 @@ def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
             raise metadata.wrong("attention.sliding_window_pattern", f"{len(windowed)} items for {layers} layers")
     else:
         windowed = _every(metadata.integer("attention.sliding_window_pattern", PATTERN), layers)
-    rope = gguf_rope(metadata, tensors, head_dim)
+    rope = common.gguf_rope(metadata, tensors, head_dim)
     return Decoder(
         family="gemma3",
         rope=rope,
@@ -154,7 +144,7 @@ FAMILY = Family(
     gguf_architectures=("gemma3",),
     from_config=_from_config,
     from_gguf=_from_gguf,
-    gguf_names=GGUF_NAMES
+    gguf_names=common.GGUF_NAMES
     | {
         "blk.{}.attn_q_norm": "model.layers.{}.self_attn.q_norm",
         "blk.{}.attn_k_norm": "model.layers.{}.self_attn.k_norm",

@@ -6,29 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgecore.checkpoint.decoder import Decoder
-from edgecore.checkpoint.families import Family
-from edgecore.checkpoint.families.common import (
-    GGUF_NAMES,
-    SILU,
-    config_activation,
-    config_rope,
-    config_sizes,
-    gguf_rope,
-    gguf_sizes,
-)
+from edgecore.checkpoint.families import Family, common
 from edgecore.checkpoint.families.written import bias_of_attention, written_config
 from edgecore.checkpoint.fields import Fields
 from edgecore.contract.errors import UnsupportedModel
 
 
 def _from_config(config: Fields) -> Decoder:
-    sizes = config_sizes(config)
+    sizes = common.config_sizes(config)
     bias = config.flag("attention_bias", False)
     return Decoder(
         family="llama",
-        rope=config_rope(config, sizes["head_dim"]),
+        rope=common.config_rope(config, sizes["head_dim"]),
         tied=config.flag("tie_word_embeddings", False),
-        activation=config_activation(config, SILU),
+        activation=common.config_activation(config, common.SILU),
         attention_bias=bias,
         output_bias=bias,
         mlp_bias=config.flag("mlp_bias", False),
@@ -39,8 +30,8 @@ def _from_config(config: Fields) -> Decoder:
 def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
     if metadata.integer("expert_count", 0, least=0):
         raise UnsupportedModel(f"{metadata.file}: a mixture of experts", supported="dense models of family llama")
-    sizes = gguf_sizes(metadata, tensors)
-    rope = gguf_rope(metadata, tensors, sizes["head_dim"])
+    sizes = common.gguf_sizes(metadata, tensors)
+    rope = common.gguf_rope(metadata, tensors, sizes["head_dim"])
     if rope.dim != sizes["head_dim"]:
         raise UnsupportedModel(
             f"{metadata.file}: field 'llama.rope.dimension_count': {rope.dim} of {sizes['head_dim']} elements turn",
@@ -67,7 +58,7 @@ FAMILY = Family(
     gguf_architectures=("llama",),
     from_config=_from_config,
     from_gguf=_from_gguf,
-    gguf_names=GGUF_NAMES,
+    gguf_names=common.GGUF_NAMES,
     interleaved=True,
     to_config=_to_config,
 )

@@ -8,21 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 from edgecore.checkpoint.decoder import Decoder
-from edgecore.checkpoint.families import Family
-from edgecore.checkpoint.families.common import SILU, config_activation, config_rope, config_sizes, config_window
+from edgecore.checkpoint.families import Family, common
 from edgecore.checkpoint.families.llama import FAMILY as LLAMA
 from edgecore.checkpoint.families.written import written_config
 from edgecore.checkpoint.fields import Fields
 
 
 def _from_config(config: Fields) -> Decoder:
-    sizes = config_sizes(config, kv_heads=8)
+    sizes = common.config_sizes(config, kv_heads=8)
     return Decoder(
         family="mistral",
-        rope=config_rope(config, sizes["head_dim"]),
+        rope=common.config_rope(config, sizes["head_dim"]),
         tied=config.flag("tie_word_embeddings", False),
-        activation=config_activation(config, SILU),
-        window=config_window(config),
+        activation=common.config_activation(config, common.SILU),
+        window=common.config_window(config),
         **sizes,
     )
 

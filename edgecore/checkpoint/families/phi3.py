@@ -7,37 +7,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgecore.checkpoint.decoder import Decoder
-from edgecore.checkpoint.families import Family
-from edgecore.checkpoint.families.common import (
-    GGUF_NAMES,
-    SILU,
-    config_activation,
-    config_rope,
-    config_sizes,
-    gguf_rope,
-    gguf_sizes,
-)
+from edgecore.checkpoint.families import Family, common
 from edgecore.checkpoint.families.written import written_config
 from edgecore.checkpoint.fields import Fields
 
 
 def _from_config(config: Fields) -> Decoder:
-    sizes = config_sizes(config)
+    sizes = common.config_sizes(config)
     return Decoder(
         family="phi3",
-        rope=config_rope(config, sizes["head_dim"], original=4096),
+        rope=common.config_rope(config, sizes["head_dim"], original=4096),
         tied=config.flag("tie_word_embeddings", False),
-        activation=config_activation(config, SILU),
+        activation=common.config_activation(config, common.SILU),
         window=config.integer("sliding_window", 0, least=0),
         **sizes,
     )
 
 
 def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
-    sizes = gguf_sizes(metadata, tensors)
+    sizes = common.gguf_sizes(metadata, tensors)
     return Decoder(
         family="phi3",
-        rope=gguf_rope(metadata, tensors, sizes["head_dim"]),
+        rope=common.gguf_rope(metadata, tensors, sizes["head_dim"]),
         window=metadata.integer("attention.sliding_window", 0, least=0),
         **sizes,
     )
@@ -58,7 +49,7 @@ FAMILY = Family(
     gguf_architectures=("phi3",),
     from_config=_from_config,
     from_gguf=_from_gguf,
-    gguf_names={n: c for n, c in GGUF_NAMES.items() if n not in ("blk.{}.ffn_gate", "blk.{}.ffn_up")}
+    gguf_names={n: c for n, c in common.GGUF_NAMES.items() if n not in ("blk.{}.ffn_gate", "blk.{}.ffn_up")}
     | {
         "blk.{}.attn_qkv": "model.layers.{}.self_attn.qkv_proj",
         "blk.{}.ffn_up": "model.layers.{}.mlp.gate_up_proj",

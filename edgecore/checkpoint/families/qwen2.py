@@ -6,37 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgecore.checkpoint.decoder import Decoder
-from edgecore.checkpoint.families import Family
-from edgecore.checkpoint.families.common import (
-    GGUF_NAMES,
-    SILU,
-    config_activation,
-    config_rope,
-    config_sizes,
-    config_windows,
-    gguf_rope,
-    gguf_sizes,
-)
+from edgecore.checkpoint.families import Family, common
 from edgecore.checkpoint.families.written import written_config, written_windows
 from edgecore.checkpoint.fields import Fields
 
 
 def _from_config(config: Fields) -> Decoder:
-    sizes = config_sizes(config, kv_heads=32)
+    sizes = common.config_sizes(config, kv_heads=32)
     return Decoder(
         family="qwen2",
-        rope=config_rope(config, sizes["head_dim"]),
+        rope=common.config_rope(config, sizes["head_dim"]),
         tied=config.flag("tie_word_embeddings", False),
-        activation=config_activation(config, SILU),
+        activation=common.config_activation(config, common.SILU),
         attention_bias=True,
-        **config_windows(config, sizes["layers"]),
+        **common.config_windows(config, sizes["layers"]),
         **sizes,
     )
 
 
 def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
-    sizes = gguf_sizes(metadata, tensors)
-    return Decoder(family="qwen2", rope=gguf_rope(metadata, tensors, sizes["head_dim"]), attention_bias=True, **sizes)
+    sizes = common.gguf_sizes(metadata, tensors)
+    return Decoder(
+        family="qwen2", rope=common.gguf_rope(metadata, tensors, sizes["head_dim"]), attention_bias=True, **sizes
+    )
 
 
 def _to_config(decoder: Decoder) -> dict[str, Any]:
@@ -49,6 +41,6 @@ FAMILY = Family(
     gguf_architectures=("qwen2",),
     from_config=_from_config,
     from_gguf=_from_gguf,
-    gguf_names=GGUF_NAMES,
+    gguf_names=common.GGUF_NAMES,
     to_config=_to_config,
 )
