@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from edgecore.contract.artifacts import Artifact, Made
 from edgecore.contract.errors import EdgecoreError, UnsupportedPrecision, WorkerCrashed
+from edgecore.contract.hookspecs import Probe, ProbedDevice
 from edgecore.contract.options import Value, resolve
 from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress, no_progress
@@ -76,6 +78,28 @@ class Bench:
         """A worker of this row's own (`connect`'s arguments)."""
         with connect(self.entry, **how) as backend:  # type: ignore[arg-type]
             yield backend
+
+    @cached_property
+    def probed(self) -> Probe | EdgecoreError:
+        """What probe answers or raises, asked once a run, in a worker of its own: what the header says of the device,
+        rows are held to."""
+        try:
+            with self.fresh() as backend:
+                return backend.probe(deadline=60.0)
+        except EdgecoreError as error:
+            return error
+
+    @property
+    def found(self) -> ProbedDevice | None:
+        """The device of this run as probe has it; None where probe raises, or does not name it."""
+        devices = () if isinstance(self.probed, EdgecoreError) else self.probed.devices
+        return next((d for d in devices if d.name == self.device), None)
+
+    @property
+    def missing(self) -> bool:
+        """Whether probe says that the device of this run is not here. Only then is a row `unavailable` because a call
+        raised `DeviceUnavailable`: else any check could be dodged by raising it."""
+        return self.found is not None and self.found.available is False
 
     def folder(self, purpose: str) -> Path:
         """A new empty folder."""

@@ -31,8 +31,8 @@ MANIFEST = "manifest.json"
 """The manifest as it was tested, beside the header: verifying needs no plugin."""
 SAME = (
     ("suite", "version"), ("suite", "digest"), ("plugin", "name"), ("plugin", "version"), ("plugin", "manifest"),
-    ("runtime", "version"), ("drivers",), ("device", "name"), ("device", "description"), ("level",), ("seed",),
-    ("model",), ("expectations",),
+    ("runtime", "version"), ("drivers",), ("device", "name"), ("device", "description"), ("device", "available"),
+    ("level",), ("seed",), ("model",), ("expectations",),
 )  # fmt: skip
 """What must not change between a run and its continuation."""
 
@@ -101,14 +101,11 @@ def _probed(run: Run) -> dict[str, Any]:
     """The device as the runtime names it. A probe that fails is a fact too: the checks say the rest."""
     declared = run.known.manifest.device(run.known.device)
     device: dict[str, Any] = {"name": run.known.device, "emulated": bool(declared and declared.emulated)}
-    try:
-        with run.bench.fresh() as backend:
-            found = backend.probe(deadline=60.0)
-    except EdgecoreError as error:
-        return {"device": {**device, "description": "", "reason": reduced(str(error))}, "drivers": {}, "features": {}}
-    for probed in found.devices:
-        if probed.name == run.known.device:
-            device |= {"available": probed.available, "description": probed.description, "reason": probed.reason}
+    found = run.bench.probed
+    if isinstance(found, EdgecoreError):
+        return {"device": {**device, "description": "", "reason": reduced(str(found))}, "drivers": {}, "features": {}}
+    if (probed := run.bench.found) is not None:
+        device |= {"available": probed.available, "description": probed.description, "reason": probed.reason}
     features = {str(k): reduced(str(v)) for k, v in found.features.items()}
     return {"device": device, "drivers": dict(found.versions), "features": features}
 

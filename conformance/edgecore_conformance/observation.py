@@ -26,10 +26,12 @@ class Observation:
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def save(self, stem: Path) -> list[Path]:
-        """Writes STEM.json and, where there are arrays, STEM.npz; answers the files."""
+        """Writes STEM.json and, where there are arrays, STEM.npz; answers the files. A fact that is no finite number
+        becomes its word, `nan` or `inf`: as a figure it misses every bound, and nothing can be computed from it."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         files = [stem.with_name(stem.name + ".json")]
-        files[0].write_text(json.dumps(self.facts, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(_written(self.facts), indent=1, sort_keys=True, allow_nan=False)
+        files[0].write_text(text + "\n", encoding="utf-8")
         if self.arrays:
             files.append(stem.with_name(stem.name + ".npz"))
             with files[1].open("wb") as file:
@@ -46,6 +48,17 @@ class Observation:
             with np.load(packed, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         return cls(facts, arrays)
+
+
+def _written(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else repr(float(value))
+        case Mapping():
+            return {k: _written(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_written(v) for v in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ class Rejudging:
         if not row.raw:
             if row.outcome in _JUDGED or row.figures:
                 yield f"is {row.outcome.value} without raw outputs"
+            elif row.outcome is Outcome.UNAVAILABLE and self.bundle.header["device"].get("available") is not False:
+                yield f"is unavailable, and {HEADER} does not say that the device is"
             elif applies:
                 self._wordless.append(f"{row.row} ({row.outcome.value})")
             return

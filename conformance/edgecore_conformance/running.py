@@ -47,20 +47,20 @@ def run_row(check: Check, cell: Cell, bench: Bench, folder: Path) -> Row:
     except Timeout as error:
         bench.forget()
         return ended(Outcome.TIMEOUT, str(error), bench.stage)
-    except DeviceUnavailable as error:
-        return ended(Outcome.UNAVAILABLE, str(error), bench.stage)
     except EdgecoreError as error:
+        if isinstance(error, DeviceUnavailable) and bench.missing:
+            return ended(Outcome.UNAVAILABLE, str(error), bench.stage)
         return ended(Outcome.FAILED, f"{type(error).__name__}: {error}", bench.stage)
     except Exception as error:  # the suite's own fault, or an answer so strange that the check fell over it
         bench.forget()
         return ended(Outcome.ERROR, f"{type(error).__name__}: {error}", bench.stage)
     stem = folder / RAW / file_name(identity)
-    stamped = {**reduced_facts(seen.facts), STAMP: stamp(identity, folder)}
     try:
+        stamped = {**reduced_facts(seen.facts), STAMP: stamp(identity, folder)}
         files = Observation(stamped, seen.arrays).save(stem)
         # Judged as it was kept, because that is what a third person will judge.
         seen, _ = unstamped(Observation.load(stem))
-    except (OSError, TypeError, ValueError) as error:
+    except Exception as error:  # a full disk, or values that no file of ours holds
         return ended(Outcome.ERROR, f"what was seen cannot be kept: {type(error).__name__}: {error}", "judge")
     raw = {f.relative_to(folder).as_posix(): digest(f) for f in files}
     verdict = judged(check, seen, cell, known)

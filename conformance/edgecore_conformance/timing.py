@@ -86,7 +86,7 @@ def answered(samples: Samples) -> dict[str, Any]:
         ],
         "load": number(samples.load),
         "native_loop": bool(samples.native_loop),
-        "tokens": [int(t) for t in samples.tokens],
+        "tokens": [t if isinstance(t, int) else repr(t) for t in samples.tokens],
         "conditions": {str(k): str(v) for k, v in samples.conditions.items()},
     }
 

@@ -78,9 +78,11 @@ def test_other_tokens_than_the_seed_draws_are_found(known: Known) -> None:
     assert found.problems == ["other tokens were scored than this run's seed draws"]
 
 
-def test_a_backend_without_logits_is_not_judged(known: Known) -> None:
-    tokens = known.tokens(TRAINED, "quantize", closeness.TOKENS)
-    assert quality(known, {"tokens": tokens}, "q8_0").outcome is Outcome.UNAVAILABLE
+def test_a_backend_without_logits_is_not_judged_where_it_says_that_it_has_none(known: Known) -> None:
+    facts = {"tokens": known.tokens(TRAINED, "quantize", closeness.TOKENS), "no_logits": "not of q8_0"}
+    without = Known(parse({**MANIFEST, "capabilities": {"logits": False}}, "backend.toml"), "cpu")
+    assert quality(without, facts, "q8_0").outcome is Outcome.UNAVAILABLE
+    assert quality(known, facts, "q8_0").problems == ["logits are declared, and refused: not of q8_0"]
 
 
 def facts_of(bits: float, said: float, format_known: bool = True) -> dict[str, Any]:
@@ -96,6 +98,14 @@ def test_bits_that_are_not_there_are_found_whether_or_not_the_suite_reads_the_fo
         verdict = Judgement()
         sizes.judge_size(facts_of(bits, said, format_known), Q4, verdict)
         assert (verdict.outcome is Outcome.PASSED) == good, (bits, said, verdict.problems)
+
+
+@pytest.mark.parametrize("word", ["nan", "inf"])
+def test_bits_that_are_no_number_are_found(word: str) -> None:
+    verdict = Judgement()
+    sizes.judge_size(facts_of(4.5, word), Q4, verdict)  # type: ignore[arg-type]
+    assert any(p.startswith("said: bits a weight, eligible not finite misses") for p in verdict.problems)
+    assert any(p.startswith("bits a weight: said over measured not finite") for p in verdict.problems)
 
 
 def test_a_smaller_precision_with_a_larger_file_is_found(known: Known) -> None:

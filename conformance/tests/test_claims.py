@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from edgecore.contract.manifest import Manifest, parse
+from edgecore_conformance.check import all_checks, row_id
 from edgecore_conformance.claims import ClaimState, Finding, counted, find_claims
+from edgecore_conformance.known import Known
 from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.rows import Row
+from edgecore_conformance.running import rows_of
 
 
 def manifest(emulated: bool = False) -> Manifest:
@@ -134,3 +137,76 @@ def test_many_reasons_are_counted_and_not_all_told() -> None:
     made = find_claims(manifest(), "cpu", rows, list(many.items()))[0]
     assert len(made.because) == 6
     assert made.because[-1] == "and 4 more"
+
+
+BOTH: dict[str, Any] = {
+    "name": "m", "title": "M", "summary": "s", "contract": "1.0", "hooks": "m.hooks", "distribution": "m",
+    "runtime": {"distribution": "numpy"}, "sources": ["huggingface", "onnx"], "devices": [{"name": "cpu"}],
+    "formats": [{"name": "f", "task": "text"}, {"name": "t", "task": "tensor"}],
+    "precisions": [{"name": "f16", "bits": 16, "by": "convert"}, {"name": "q8", "bits": 8, "by": "quantize"}],
+    "options": {"run": [{"name": "fast", "type": "bool", "default": True}]},
+    "claims": [
+        {"task": "text", "families": ["llama"], "formats": ["f"], "precisions": ["f16", "q8"], "devices": ["cpu"]},
+        {"task": "tensor", "families": ["onnx-opset-21"], "formats": ["t"], "precisions": ["f16", "q8"],
+         "devices": ["cpu"]},
+    ],
+}  # fmt: skip
+"""A plugin whose precisions are claimed for text and for tensors alike."""
+
+
+def refuted_by(failed: str) -> set[str]:
+    """Claims of `BOTH` that are refuted where every row of the suite passed, but those whose id begins so. All others
+    must be proven."""
+    made = parse(BOTH, "test")
+    known = Known(made, "cpu")
+    pairs = [(c, cell) for c in all_checks().values() for cell in rows_of(c, known)]
+    every = [(row_id(c.name(), cell), c.proves(made, cell)) for c, cell in pairs]
+    rows = [
+        Row(i, i.partition("[")[0], {}, Outcome.FAILED if i.startswith(failed) else Outcome.PASSED, proves=proves)
+        for i, proves in every
+    ]
+    assert any(r.outcome is Outcome.FAILED for r in rows)
+    found = {f"{f.claim.task}-{f.claim.precision}": f.state for f in find_claims(made, "cpu", rows, every)}
+    refuted = {claim for claim, state in found.items() if state is ClaimState.REFUTED}
+    assert {found[claim] for claim in found if claim not in refuted} <= {ClaimState.PROVEN}
+    return refuted
+
+
+TEXT, TENSOR = {"text-f16", "text-q8"}, {"tensor-f16", "tensor-q8"}
+
+
+@pytest.mark.parametrize(
+    ("failed", "refuted"),
+    [
+        ("manifest.probe", TEXT | TENSOR),
+        ("manifest.options", TEXT),
+        ("convert.opens[format=f,precision=f16", {"text-f16"}),
+        ("convert.tensors[format=t,precision=f16", {"tensor-f16"}),
+        ("convert.cancel", TEXT),
+        ("convert.source[source=huggingface", TEXT),
+        ("convert.source[source=onnx", TENSOR),
+        ("convert.corrupt[fault=truncated,source=onnx", TENSOR),
+        ("quantize.size[precision=q8", {"text-q8"}),
+        ("quantize.quality[precision=q8", {"text-q8"}),
+        ("quantize.weights[precision=q8", {"text-q8"}),
+        ("quantize.garbage", TEXT),
+        ("quantize.killed", TEXT),
+        ("text.stop", TEXT),
+        ("tensor.values[precision=q8", {"tensor-q8"}),
+        ("benchmark.clock", TEXT),
+        ("benchmark.tensor", TENSOR),
+        ("placement.where[task=tensor", TENSOR),
+        ("robustness.rounds", TEXT),
+        ("robustness.interrupt", TEXT),
+    ],
+)
+def test_a_row_speaks_of_the_claims_that_it_is_evidence_for_and_of_no_other(failed: str, refuted: set[str]) -> None:
+    assert refuted_by(failed) == refuted
+
+
+@pytest.mark.parametrize("task", ["text", "tensor"])
+def test_conversions_of_a_plugin_of_one_task_speak_of_its_claims(task: str) -> None:
+    one = parse({**BOTH, **{part: [p for p in BOTH[part] if p["task"] == task] for part in ("formats", "claims")}}, "t")
+    check = all_checks()["convert.killed"]
+    assert check.applies(one)
+    assert check.proves(one, {}) == {"task": task}

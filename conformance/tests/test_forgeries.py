@@ -155,6 +155,13 @@ def test_a_failure_that_became_not_applicable(bundle: Path) -> None:
     assert "text.wrong: is not_applicable, and the check applies to this manifest" in sealed(bundle)
 
 
+def test_a_failure_that_became_a_missing_device(bundle: Path) -> None:
+    change = {"outcome": "unavailable", "message": "no such device", "stage": "run", "figures": [], "raw": {}}
+    edit_row(bundle, "text.wrong", lambda row: row.update(change))
+    (bundle / "raw/text.wrong.json").unlink()
+    assert "text.wrong: is unavailable, and header.json does not say that the device is" in sealed(bundle)
+
+
 def test_a_failure_that_became_expected(bundle: Path) -> None:
     edit_row(bundle, "text.wrong", lambda row: row.update(outcome="xfail"))
     assert "text.wrong: is xfail without an exception that says so" in sealed(bundle)

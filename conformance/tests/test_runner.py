@@ -9,19 +9,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgecore import registry
+from edgecore.contract.errors import DeviceUnavailable
+from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell
+from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Observation
 from edgecore_conformance.outcomes import Outcome
+from edgecore_conformance.rows import Row
 from edgecore_conformance.running import run_row
 from edgecore_conformance.verify import verify
 
 from support.cli import Result
-from support.small_suite import GOOD, Wrong, exception, run_small, small_suite, write_plugin
+from support.small_suite import GOOD, NO_DEVICE, Wrong, exception, run_small, small_suite, write_plugin
 
 DRIVER = Path(__file__).parents[2] / "tests/support/small_edgecore.py"
 
@@ -188,21 +195,106 @@ def test_ctrl_c_ends_with_130_and_leaves_a_bundle_that_says_what_is_missing(tmp_
     assert {r["row"]: r["outcome"] for r in rows}["text.wrong"] == "missing"
 
 
-def test_an_observation_that_cannot_be_kept_is_an_error_of_its_row(tmp_path: Path) -> None:
-    class Unkept(Wrong):
-        """text.unkept: sees what JSON cannot hold."""
+def row_of(observe: Callable[[], Observation], folder: Path, backend: str | Path = "reference") -> Row:
+    """The row of a check that observes so, and asks for at most 2."""
 
-        def observe(self, bench: Any, cell: Cell) -> Observation:
-            return Observation({"value": float("nan")})
+    class Check(Wrong):
+        """text.check: asks for at most 2."""
 
-    with small_suite(Unkept):
-        from edgecore_conformance.run import Run
+        def observe(self, bench: Bench, cell: Cell) -> Observation:
+            return observe()
 
-        run = Run("reference", out=tmp_path / "b")
-        row = run_row(Unkept(), {}, run.bench, tmp_path / "b")
-        run.bench.close()
+    entry = registry.find(backend)
+    bench = Bench(entry, Known(entry.ready_manifest, "cpu"), folder / "work")
+    try:
+        return run_row(Check(), {}, bench, folder / "bundle")
+    finally:
+        bench.close()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), np.float64("nan")])
+def test_a_fact_that_is_no_finite_number_is_kept_and_fails_its_row(value: float, tmp_path: Path) -> None:
+    row = row_of(lambda: Observation({"value": value, "more": [{"values": (1.5, value)}]}), tmp_path)
+    assert (row.outcome, row.message) == (Outcome.FAILED, "value not finite misses <= 2")
+    kept = json.loads((tmp_path / "bundle/raw/text.check.json").read_text(), parse_constant=pytest.fail)
+    assert (kept["value"], kept["more"]) == (repr(float(value)), [{"values": [1.5, repr(float(value))]}])
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value", [{1, 2}, b"bytes", np.float32(3), {"a": 1, 2: 3}, nested(100_000)], ids=lambda value: type(value).__name__
+)
+def test_an_observation_that_cannot_be_kept_is_an_error_of_its_row(value: Any, tmp_path: Path) -> None:
+    row = row_of(lambda: Observation({"value": value}), tmp_path)
     assert row.outcome is Outcome.ERROR
-    assert "cannot be kept" in row.message
+    assert "what was seen cannot be kept" in row.message
+
+
+def no_device() -> Observation:
+    raise DeviceUnavailable("there is no such device", supported="cpu")
+
+
+RAISING = """
+from edgecore.contract import DeviceUnavailable, hookimpl
+
+@hookimpl
+def edgecore_probe():
+    raise DeviceUnavailable("it was taken out")
+"""
+CHANGING = """
+from pathlib import Path
+from edgecore.contract import Probe, ProbedDevice, hookimpl
+
+asked = Path(__file__).with_name("asked")
+
+@hookimpl
+def edgecore_probe():
+    here = not asked.exists()
+    asked.touch()
+    return Probe((ProbedDevice("cpu", here, "numpy", "it was taken out"),), {"numpy": "2.0"})
+"""
+
+
+@pytest.mark.parametrize(
+    ("hooks", "outcome"),
+    [
+        ("", Outcome.FAILED),
+        (NO_DEVICE, Outcome.UNAVAILABLE),
+        (NO_DEVICE.replace('"cpu"', '"gpu"'), Outcome.FAILED),
+        (RAISING, Outcome.FAILED),
+    ],
+    ids=["there", "missing", "another is missing", "a probe that raises"],
+)
+def test_a_row_is_unavailable_only_where_probe_says_that_the_device_is_missing(
+    hooks: str, outcome: Outcome, tmp_path: Path
+) -> None:
+    row = row_of(no_device, tmp_path, write_plugin(tmp_path / "mine", hooks=hooks))
+    assert row.outcome is outcome
+    assert "there is no such device" in row.message
+
+
+def test_what_the_header_says_of_the_device_is_what_rows_are_held_to(tmp_path: Path) -> None:
+    """A probe that answers otherwise later cannot make a row `unavailable` in a run whose device was there."""
+
+    class Absent(Wrong):
+        """text.absent: the device is not there."""
+
+        def observe(self, bench: Bench, cell: Cell) -> Observation:
+            with bench.fresh() as backend:
+                assert not backend.probe().devices[0].available
+            return no_device()
+
+    with small_suite(Absent):
+        run = run_small(tmp_path / "b", backend=str(write_plugin(tmp_path / "mine", hooks=CHANGING)))
+        assert run.report is not None
+        assert run.report["outcomes"] == {"failed": 1}
+        assert verify(tmp_path / "b").contradictions == []
 
 
 def test_expectations_are_read_at_this_door_and_can_be_left_aside(tmp_path: Path) -> None:

@@ -175,12 +175,23 @@ default = 64
 """
 
 
-def write_plugin(folder: Path, exceptions: str = "", emulated: bool = False) -> Path:
-    """A plugin of two claims whose hooks are the reference's, with a conformance.toml where there are `exceptions`."""
+NO_DEVICE = """
+from edgecore.contract import Probe, ProbedDevice, hookimpl
+
+@hookimpl
+def edgecore_probe():
+    return Probe((ProbedDevice("cpu", False, reason="it was taken out"),), {"numpy": "2.0"})
+"""
+"""Hooks of a plugin whose device is not here."""
+
+
+def write_plugin(folder: Path, exceptions: str = "", emulated: bool = False, hooks: str = "") -> Path:
+    """A plugin of two claims whose hooks are the reference's and then `hooks`, with a conformance.toml where there are
+    `exceptions`."""
     package = folder / f"small_{folder.name}"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    (package / "hooks.py").write_text("from edgecore_reference.hooks import *  # noqa\n")
+    (package / "hooks.py").write_text("from edgecore_reference.hooks import *  # noqa\n" + hooks)
     manifest = PLUGIN.format(name=folder.name, package=package.name, emulated=str(emulated).lower())
     (package / "backend.toml").write_text(manifest)
     if exceptions:

@@ -107,6 +107,8 @@ def judge_logits(
         verdict.problems.append("other tokens were scored than this run's seed draws")
         return False
     if "logits" not in seen.arrays:
+        refused = seen.facts.get("no_logits", "none came")
+        verdict.expect(not known.manifest.can("logits"), f"logits are declared, and refused: {refused}")
         return False
     source, found = known.logits(fixture, tokens), np.asarray(seen.arrays["logits"], np.float32)
     if found.shape != source.shape:

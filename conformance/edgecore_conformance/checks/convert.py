@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,14 @@ def converts(manifest: Manifest) -> bool:
 
 def usual_job(bench: Bench) -> jobs.Job:
     """The conversion that stands for all: the first declared source in the finest precision of at most 16 bits."""
-    task = "text" if jobs.makes(bench.manifest, "convert", "text") else "tensor"
+    task = usual_task(bench.manifest)
     kind = jobs.sources_of(bench.manifest, task)[0]
     return jobs.convert_job(bench, sources.source(bench, kind), precision_for(bench.manifest, task), task=task)
+
+
+def usual_task(manifest: Manifest) -> str:
+    """What `usual_job` converts: a language model, where there is one to convert."""
+    return "text" if jobs.makes(manifest, "convert", "text") else "tensor"
 
 
 def precision_for(manifest: Manifest, task: str) -> Any:
@@ -38,10 +43,15 @@ def precision_for(manifest: Manifest, task: str) -> Any:
 
 
 class OfConvert(Check):
-    """Applies to plugins that convert."""
+    """Applies to plugins that convert; speaks of claims about models of the kind that it converts."""
 
     def applies(self, manifest: Manifest) -> bool:
         return converts(manifest)
+
+    def proves(self, manifest: Manifest, cell: Cell) -> Mapping[str, str]:
+        named = [f.task for f in manifest.formats if f.name == cell.get("format")]
+        named += [jobs.task_of(cell["source"])] if "source" in cell else []
+        return {"task": [*named, usual_task(manifest)][0], **super().proves(manifest, cell)}
 
 
 @check
@@ -196,7 +206,7 @@ class Source(OfConvert):
         return [{"source": kind} for kind in kinds]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
-        task = "tensor" if cell["source"] == "onnx" else "text"
+        task = jobs.task_of(cell["source"])
         precision = precision_for(bench.manifest, task)
         job = jobs.convert_job(bench, sources.source(bench, cell["source"]), precision, task=task)
         return upsets.untouched(bench, job)
@@ -232,8 +242,7 @@ class Outside(OfConvert):
 
 
 def job_format(bench: Bench) -> str:
-    task = "text" if jobs.makes(bench.manifest, "convert", "text") else "tensor"
-    return jobs.made_formats(bench.manifest, task)[0]
+    return jobs.made_formats(bench.manifest, usual_task(bench.manifest))[0]
 
 
 @check
@@ -340,7 +349,7 @@ class Corrupt(OfConvert):
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         kind = cell["source"]
-        task = "tensor" if kind == "onnx" else "text"
+        task = jobs.task_of(kind)
         path = sources.damage(sources.source(bench, kind), kind, cell["fault"])
         job = jobs.convert_job(bench, path, precision_for(bench.manifest, task), task=task)
         backend = bench.backend()

@@ -10,7 +10,7 @@ from edgecore.contract.precisions import Precision
 from edgecore.quality import verdict as core
 from edgecore.quality.divergence import chunks, compare
 from edgecore_conformance.bench import Bench
-from edgecore_conformance.check import Cell, Check, check
+from edgecore_conformance.check import Cell, check
 from edgecore_conformance.checks import closeness, jobs
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
@@ -27,7 +27,7 @@ def unclaimed(manifest: Manifest, device: str) -> list[Precision]:
 
 
 @check
-class Garbage(Check):
+class Garbage(jobs.OfQuantize):
     """quantize.garbage: what ruins the model is not claimed, and is refused when it is made all the same.
 
     No type for ternary models may be claimed for families that were not trained for it. At level full, every
@@ -38,9 +38,6 @@ class Garbage(Check):
     """
 
     seconds = 180.0
-
-    def applies(self, manifest: Manifest) -> bool:
-        return jobs.makes(manifest, "quantize", "text")
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
         names = [p.name for p in unclaimed(manifest, device)] if level == "full" else []
@@ -71,6 +68,7 @@ class Garbage(Check):
         tokens = known.tokens(TRAINED, "quantize", closeness.TOKENS)
         verdict.expect(seen.facts.get("tokens") == tokens, "other tokens were scored than this run's seed draws")
         if "logits" not in seen.arrays:
+            verdict.expect(not known.manifest.can("logits"), "logits are declared, and refused")
             verdict.claimed = Outcome.UNAVAILABLE
             return
         source = known.logits(TRAINED, tokens)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,9 @@ class Interrupt(Check):
 
     def applies(self, manifest: Manifest) -> bool:
         return bool(jobs.made_formats(manifest, "text"))
+
+    def proves(self, manifest: Manifest, cell: Cell) -> Mapping[str, str]:
+        return {"task": "text"}
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         if os.name != "posix":

@@ -18,7 +18,7 @@ from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.workers import Backend
 from edgecore_conformance.bench import Bench, sha256_of
-from edgecore_conformance.check import Check
+from edgecore_conformance.check import Cell, Check
 from edgecore_conformance.known import TRAINED
 
 Tree = dict[str, list[Any]]
@@ -163,10 +163,13 @@ def made_formats(manifest: Manifest, task: str) -> list[str]:
 
 
 class OfQuantize(Check):
-    """Applies to plugins that quantize language models."""
+    """Applies to plugins that quantize language models; speaks of claims about text."""
 
     def applies(self, manifest: Manifest) -> bool:
         return makes(manifest, "quantize", "text")
+
+    def proves(self, manifest: Manifest, cell: Cell) -> Mapping[str, str]:
+        return {"task": "text", **super().proves(manifest, cell)}
 
 
 def convert_job(bench: Bench, source: Path, precision: Precision, format: str = "", task: str = "text") -> Job:
@@ -205,8 +208,12 @@ def makes(manifest: Manifest, verb: str, task: str = "text") -> bool:
 
 def sources_of(manifest: Manifest, task: str) -> list[str]:
     """Kinds of sources that a plugin declares, of those that there are for a task."""
-    kinds = ("onnx",) if task == "tensor" else ("huggingface", "gguf")
-    return [kind for kind in kinds if kind in manifest.sources]
+    return [kind for kind in ("huggingface", "gguf", "onnx") if kind in manifest.sources and task_of(kind) == task]
+
+
+def task_of(source: str) -> str:
+    """The task of models from a kind of source."""
+    return "tensor" if source == "onnx" else "text"
 
 
 def claimed(manifest: Manifest, device: str, task: str = "text") -> list[Precision]:

@@ -282,6 +282,9 @@ class Options(Check):
     def applies(self, manifest: Manifest) -> bool:
         return any(f.task == "text" for f in manifest.formats) and any(manifest.options.values())
 
+    def proves(self, manifest: Manifest, cell: Cell) -> Mapping[str, str]:
+        return {"task": "text"}  # models of text are what the options are tried with
+
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
         verbs = [
             v for v in ("convert", "quantize", "run") if manifest.options_of(v) and jobs.made_formats(manifest, "text")

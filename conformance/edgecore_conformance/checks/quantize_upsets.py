@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from edgecore.contract.manifest import Manifest
 from edgecore_conformance.bench import Bench
@@ -32,33 +32,41 @@ def called(bench: Bench, job: jobs.Job, out: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class OfUsual(jobs.OfQuantize):
+    """One row: the usual quantization of this plugin, observed and judged by a pair of functions of `upsets`."""
+
+    see: ClassVar[Callable[[Bench, jobs.Job], Observation]]
+    weigh: ClassVar[Callable[[Observation, Judgement], None]]
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        return type(self).see(bench, usual_job(bench))
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        type(self).weigh(seen, verdict)
+
+
 @check
-class Deterministic(jobs.OfQuantize):
+class Deterministic(OfUsual):
     """quantize.deterministic: the same request gives the same bytes, where that is declared.
 
     As convert.deterministic, for the usual precision of this plugin.
     """
 
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.twice(bench, usual_job(bench))
+    see = staticmethod(upsets.twice)
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         upsets.judge_twice(seen, known, verdict)
 
 
 @check
-class Source(jobs.OfQuantize):
+class Source(OfUsual):
     """quantize.source: the artifact that is quantized is left as it was, also when quantizing fails.
 
     As convert.source: content, times and permissions, after a call that succeeds, one that is refused and one that is
     cancelled.
     """
 
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.untouched(bench, usual_job(bench))
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_untouched(seen, verdict)
+    see, weigh = staticmethod(upsets.untouched), staticmethod(upsets.judge_untouched)
 
 
 @check
@@ -79,17 +87,13 @@ class Outside(jobs.OfQuantize):
 
 
 @check
-class Progress(jobs.OfQuantize):
+class Progress(OfUsual):
     """quantize.progress: progress is told, only grows, ends at its total, and is never silent for long.
 
     As convert.progress.
     """
 
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.reports(bench, usual_job(bench))
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_reports(seen, verdict)
+    see, weigh = staticmethod(upsets.reports), staticmethod(upsets.judge_reports)
 
 
 @check
@@ -112,31 +116,23 @@ class Cancel(jobs.OfQuantize):
 
 
 @check
-class Killed(jobs.OfQuantize):
+class Killed(OfUsual):
     """quantize.killed: kill -9 in the middle leaves nothing outside the folder, and the next call works.
 
     As convert.killed.
     """
 
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.killed(bench, usual_job(bench))
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_killed(seen, verdict)
+    see, weigh = staticmethod(upsets.killed), staticmethod(upsets.judge_killed)
 
 
 @check
-class DiskFull(jobs.OfQuantize):
+class DiskFull(OfUsual):
     """quantize.disk_full: a full disk is an error that says so, never an artifact.
 
     As convert.disk_full.
     """
 
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.disk_full(bench, usual_job(bench))
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        upsets.judge_disk_full(seen, verdict)
+    see, weigh = staticmethod(upsets.disk_full), staticmethod(upsets.judge_disk_full)
 
 
 @check
@@ -152,7 +148,7 @@ class Corrupt(jobs.OfQuantize):
         return [{"fault": "truncated"}, {"fault": "nan"}]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
-        job = jobs.quantize_job(bench, jobs.usual(bench.manifest, bench.device))
+        job = usual_job(bench)
         assert job.base is not None
         base = damaged(bench, job.base, cell["fault"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -30,10 +30,13 @@ PARTS = (interrupt,)
 
 
 class OfText(Check):
-    """Applies to plugins that make text artifacts."""
+    """Applies to plugins that make text artifacts; speaks of claims about text."""
 
     def applies(self, manifest: Manifest) -> bool:
         return has_task("text")(manifest) and bool(jobs.made_formats(manifest, "text"))
+
+    def proves(self, manifest: Manifest, cell: Cell) -> Mapping[str, str]:
+        return {"task": "text", **super().proves(manifest, cell)}
 
 
 def greedy(bench: Bench, backend: Backend | None = None, count: int = 8) -> list[int]:

@@ -74,6 +74,7 @@ def judge_size(facts: Mapping[str, Any], precision: Any, verdict: Judgement) -> 
             verdict.figure("bits a weight, whole files", files / elements, unit="bits")
     if said is None:
         return
+    said = {**said, **{name: float(said[name]) for name in ("bits_per_weight", "eligible_bits_per_weight")}}
     verdict.figure(
         "said: bits a weight, eligible", said["eligible_bits_per_weight"], OVERSIZE * nominal, "<=", "bits", origin
     )

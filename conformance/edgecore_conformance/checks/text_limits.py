@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,11 @@ from edgecore_conformance.observation import Judgement, Observation, error_of
 
 CONTEXT = 64
 """Tokens that the session of `text.context` is opened for."""
+FITTING = {
+    "full": CONTEXT, "the last again": CONTEXT, "after a refusal": CONTEXT - 4, "stepped to the limit": CONTEXT,
+    "five": 5, "after refused answers": 6,
+}  # fmt: skip
+"""Calls of `text.context` that fit, with the tokens that the context holds after them."""
 
 
 @check
@@ -52,44 +56,51 @@ class TextContextLimit(TextCheck):
         return {"context": CONTEXT, "text": text}
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
-        text, errors, held = asked["text"], {}, {}
+        text = asked["text"]
+        errors: dict[str, Mapping[str, str]] = {}
+        unfit: dict[str, Mapping[str, str]] = {}
+        held: dict[str, list[int]] = {}
         rows: dict[str, Any] = {}
+
+        def fit(name: str, call: Callable[[], Any]) -> None:
+            """A call that fits: its logits, or the error that it should not have raised."""
+            unfit[name] = tried(lambda: rows.update({name: call()}))
+
         with opened(bench, self.fixture(bench.manifest, cell), context_length=CONTEXT) as session:
             context = session.context()
             context.reset()
-            rows["full"] = context.prefill(text[:CONTEXT])
+            fit("full", lambda: context.prefill(text[:CONTEXT]))
             errors["step after the last"] = tried(context.step, text[CONTEXT])
             held["step after the last"] = list(context.tokens)
             errors["prefill after the last"] = tried(context.prefill, text[CONTEXT : CONTEXT + 3])
-            context.rewind(1)
-            rows["the last again"] = context.step(text[CONTEXT - 1])
+            fit("the last again", lambda: [context.rewind(1), context.step(text[CONTEXT - 1])][1])
             context.reset()
             errors["prefill of one too many"] = tried(context.prefill, text[: CONTEXT + 1])
             held["prefill of one too many"] = list(context.tokens)
-            rows["after a refusal"] = context.prefill(text[: CONTEXT - 4])
+            fit("after a refusal", lambda: context.prefill(text[: CONTEXT - 4]))
             errors["five where four fit"] = tried(context.prefill, text[CONTEXT - 4 : CONTEXT + 1])
             held["five where four fit"] = list(context.tokens)
-            rows["stepped to the limit"] = [context.step(t) for t in text[CONTEXT - 4 : CONTEXT]][-1]
+            fit("stepped to the limit", lambda: [context.step(t) for t in text[CONTEXT - 4 : CONTEXT]][-1])
             context.reset()
-            context.prefill(text[:5])
+            fit("five", lambda: context.prefill(text[:5]))
             refused = answered(session, text[: CONTEXT - 4], max_tokens=5, sampling=GREEDY_SAMPLING)
             errors["answer of one too many"] = refused["error"] or {}
             held["answer of one too many"] = list(context.tokens)
             errors["prompt of one too many"] = (
                 answered(session, text[: CONTEXT + 1], max_tokens=1, sampling=GREEDY_SAMPLING)["error"] or {}
             )
-            rows["after refused answers"] = context.step(text[5])
+            fit("after refused answers", lambda: context.step(text[5]))
             fits = answered(session, text[: CONTEXT - 4], max_tokens=4, sampling=GREEDY_SAMPLING)
             endless = answered(session, text[: CONTEXT - 4], limit=CONTEXT, sampling=GREEDY_SAMPLING)
-            scored = None
+            scored: list[int] = []
+            refusal: Mapping[str, str] = {}
             if bench.manifest.can("logits"):
-                with suppress(EdgecoreError):
-                    scored = sum(map(len, session.score(text)))
+                refusal = tried(lambda: scored.extend(map(len, session.score(text))))
             facts = {
-                **stated(session, bench), "errors": errors, "held": held, "fits": fits, "endless": endless,
-                "refused": refused, "scored": scored,
+                **stated(session, bench), "errors": errors, "unfit": unfit, "held": held, "fits": fits,
+                "endless": endless, "overlong": refused, "scored": sum(scored), "score": refusal,
             }  # fmt: skip
-        return Observation(facts, {"logits": np.stack(list(rows.values()))})
+        return Observation(facts, {"logits": np.stack(list(rows.values()))} if rows else {})
 
     def weigh(self, asked: Inputs, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         fixture, text, facts = self.fixture(known.manifest, cell), asked["text"], seen.facts
@@ -97,19 +108,22 @@ class TextContextLimit(TextCheck):
         verdict.expect(given == CONTEXT, f"a context of {CONTEXT} tokens was asked for, and {given} were given")
         for name, error in facts["errors"].items():
             expect_error(verdict, name, error, "DoesNotFit")
+        for name, error in facts["unfit"].items():
+            verdict.expect(not error, f"{name}: it fits, and raises {error.get('error')}: {error.get('what')}")
         before = {
             "step after the last": text[:CONTEXT], "prefill of one too many": [],
             "five where four fit": text[: CONTEXT - 4], "answer of one too many": text[:5],
         }  # fmt: skip
-        for name, due in before.items():
+        for name, tokens in before.items():
             verdict.expect(
-                facts["held"][name] == due, f"{name}: the cache held {len(due)} tokens, and is not as before"
+                facts["held"][name] == tokens, f"{name}: the cache held {len(tokens)} tokens, and is not as before"
             )
-        verdict.expect(not facts["refused"]["pieces"], "an answer that does not fit is begun before it is refused")
-        due_sequences = [text[:CONTEXT], text[:CONTEXT], text[: CONTEXT - 4], text[:CONTEXT], text[:6]]
-        bound, origin = allowance(known, seen, fixture, text[:CONTEXT])
-        reference = np.stack(expected_rows(known, fixture, due_sequences))
-        weigh_rows(verdict, "logits at the limit", reference, seen.arrays["logits"], bound, origin)
+        verdict.expect(not facts["overlong"]["pieces"], "an answer that does not fit is begun before it is refused")
+        due = [text[:count] for name, count in FITTING.items() if not facts["unfit"][name]]
+        if due:
+            bound, origin = allowance(known, seen, fixture, text[:CONTEXT])
+            reference = np.stack(expected_rows(known, fixture, due))
+            weigh_rows(verdict, "logits at the limit", reference, seen.arrays["logits"], bound, origin)
         prompt, ends = text[: CONTEXT - 4], known.tokenizer(fixture).eos_ids
         fits, endless = facts["fits"], facts["endless"]
         if fits["error"]:
@@ -124,8 +138,11 @@ class TextContextLimit(TextCheck):
             expect_error(verdict, "an answer that reaches the limit", endless["error"] or {}, "DoesNotFit")
             # The token that the full cache predicts needs no room of its own.
             verdict.expect(len(made) in (4, 5), f"the answer that reaches the limit has {len(made)} tokens; 4 fit")
-        scored = facts["scored"]
-        verdict.expect(scored in (None, len(text)), f"score answers {scored} rows of {len(text)}, and no error")
+        if known.manifest.can("logits") and facts["score"]:
+            expect_error(verdict, "a text to score that is too long", facts["score"], "DoesNotFit")
+        elif known.manifest.can("logits"):
+            scored = facts["scored"]
+            verdict.expect(scored == len(text), f"score answers {scored} rows of {len(text)}, and no error")
 
 
 def expect_error(verdict: Judgement, what: str, error: Mapping[str, str], *kinds: str) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgecore.checkpoint import open_checkpoint
 from edgecore.contract.manifest import Manifest
 from edgecore_conformance.bench import Bench
-from edgecore_conformance.check import Cell, Check, check
+from edgecore_conformance.check import Cell, check
 from edgecore_conformance.checks import closeness, jobs
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
@@ -31,7 +31,7 @@ def allowed(bits: float) -> float:
 
 
 @check
-class BlockErrors(Check):
+class BlockErrors(jobs.OfQuantize):
     """quantize.weights: no block of any matrix is lost.
 
     The artifact's weights, read by the suite where it knows the format, else given by the backend, are compared
@@ -41,9 +41,6 @@ class BlockErrors(Check):
     weights, it does not apply. A failure is a wrong scale in a corner, the last block of a row, say: the text reads
     as before until it needs it.
     """
-
-    def applies(self, manifest: Manifest) -> bool:
-        return jobs.makes(manifest, "quantize", "text")
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
         made = [p for p in jobs.claimed(manifest, device) if p.by != "convert" and p.bits >= FEWEST_BITS]
