@@ -185,8 +185,9 @@ def convert_job(bench: Bench, source: Path, precision: Precision, format: str = 
     return Job("convert", precision, source, work)
 
 
-def quantize_job(bench: Bench, precision: Precision, fixture: str = TRAINED) -> Job:
-    base = bench.artifact(fixture)
+def quantize_job(bench: Bench, precision: Precision, fixture: str = TRAINED, base: Artifact | None = None) -> Job:
+    """base: what is quantized in the place of the fixture's own artifact."""
+    base = base or bench.artifact(fixture)
     calibration = bench.calibration() if precision.calibration == "required" else None
 
     def work(backend: Backend, out: Path, progress: Progress, deadline: float) -> Made:

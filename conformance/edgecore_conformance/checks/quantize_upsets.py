@@ -11,7 +11,7 @@ from edgecore.contract.manifest import Manifest
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, check
 from edgecore_conformance.checks import direct, jobs, upsets
-from edgecore_conformance.known import Known
+from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 
 
@@ -35,24 +35,24 @@ def called(bench: Bench, job: jobs.Job, out: Any) -> dict[str, Any]:
 class OfUsual(jobs.OfQuantize):
     """One row: the usual quantization of this plugin, observed and judged by a pair of functions of `upsets`."""
 
-    see: ClassVar[Callable[[Bench, jobs.Job], Observation]]
-    weigh: ClassVar[Callable[[Observation, Judgement], None]]
+    upset: ClassVar[tuple[Callable[[Bench, jobs.Job], Observation], Callable[[Observation, Judgement], None]]]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return type(self).see(bench, usual_job(bench))
+        return self.upset[0](bench, usual_job(bench))
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        type(self).weigh(seen, verdict)
+        self.upset[1](seen, verdict)
 
 
 @check
-class Deterministic(OfUsual):
+class Deterministic(jobs.OfQuantize):
     """quantize.deterministic: the same request gives the same bytes, where that is declared.
 
     As convert.deterministic, for the usual precision of this plugin.
     """
 
-    see = staticmethod(upsets.twice)
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        return upsets.twice(bench, usual_job(bench))
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         upsets.judge_twice(seen, known, verdict)
@@ -66,7 +66,7 @@ class Source(OfUsual):
     cancelled.
     """
 
-    see, weigh = staticmethod(upsets.untouched), staticmethod(upsets.judge_untouched)
+    upset = upsets.untouched, upsets.judge_untouched
 
 
 @check
@@ -93,7 +93,7 @@ class Progress(OfUsual):
     As convert.progress.
     """
 
-    see, weigh = staticmethod(upsets.reports), staticmethod(upsets.judge_reports)
+    upset = upsets.reports, upsets.judge_reports
 
 
 @check
@@ -122,7 +122,7 @@ class Killed(OfUsual):
     As convert.killed.
     """
 
-    see, weigh = staticmethod(upsets.killed), staticmethod(upsets.judge_killed)
+    upset = upsets.killed, upsets.judge_killed
 
 
 @check
@@ -132,7 +132,7 @@ class DiskFull(OfUsual):
     As convert.disk_full.
     """
 
-    see, weigh = staticmethod(upsets.disk_full), staticmethod(upsets.judge_disk_full)
+    upset = upsets.disk_full, upsets.judge_disk_full
 
 
 @check
@@ -148,16 +148,12 @@ class Corrupt(jobs.OfQuantize):
         return [{"fault": "truncated"}, {"fault": "nan"}]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
-        job = usual_job(bench)
-        assert job.base is not None
-        base = damaged(bench, job.base, cell["fault"])
+        base = damaged(bench, bench.artifact(TRAINED), cell["fault"])
+        job = jobs.quantize_job(bench, jobs.usual(bench.manifest, bench.device), base=base)
 
         def ask() -> object:
             with bench.fresh() as backend:
-                return backend.quantize(
-                    artifact=base, out=bench.folder("corrupt"), precision=job.precision.name,
-                    options=bench.options("quantize"), deadline=bench.left,
-                )  # fmt: skip
+                return job.run(backend, bench.folder("corrupt"), bench.left)
 
         return Observation(jobs.attempt(ask, bench))
 
