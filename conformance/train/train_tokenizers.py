@@ -75,6 +75,8 @@ def byte_level(lines: list[str], rule: str, special: tuple[str, ...]) -> Tokeniz
         show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(lines, trainer)
+    if known.nfc:
+        tokenizer.normalizer = normalizers.NFC()
     if known.add_bos:
         begins_with(tokenizer, special[0], 0)
     return tokenizer

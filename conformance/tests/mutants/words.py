@@ -46,6 +46,19 @@ def tokenize(was, self, text, add_special=True, parse_special=False):
 """,
     ),
     _words(
+        "text_not_composed",
+        "the tokenizer takes text as it comes, though the model's own composes characters (NFC)",
+        "text.tokenizer",
+        """
+@instead(OracleSession, "tokenize")
+def tokenize(was, self, text, add_special=True, parse_special=False):
+    if self._open.tokenizer.model == "gpt2":
+        self._open.tokenizer._engine.normalizer = None
+    return was(self, text, add_special, parse_special)
+""",
+        family="qwen2",
+    ),
+    _words(
         "add_special_ignored",
         "the token that the model wants at the start is never added",
         "text.tokenizer",

@@ -18,6 +18,7 @@ from edgecore.checkpoint import open_checkpoint
 from edgecore.checkpoint.gguf_file import read_gguf
 from edgecore.contract import BadRequest, CorruptModel, DoesNotFit, EdgecoreError, UnsupportedModel
 from edgecore_llamacpp import native
+from edgecore_llamacpp.composing import Composer, composes
 from edgecore_llamacpp.native import libllama
 
 Tokens = NDArray[np.int32]
@@ -38,7 +39,7 @@ class Model:
     def __init__(self, path: Path, device: str = "cpu") -> None:
         """Raises `CorruptModel`, `UnsupportedModel`. The header is checked first: libllama aborts on some damages."""
         native.start()
-        read_gguf(path)
+        metadata = read_gguf(path)[0].metadata
         self.path = path
         self.device = device
         self._none = (ctypes.c_void_p * 1)(None)
@@ -52,6 +53,7 @@ class Model:
             raise _refused(path, native.last_words())
         self.vocab = libllama.llama_model_get_vocab(self._pointer)
         self.vocab_size = int(libllama.llama_vocab_n_tokens(self.vocab))
+        self.composer = Composer(self.vocab) if composes(metadata) else None
         self.trained_context = int(libllama.llama_model_n_ctx_train(self._pointer))
 
     @property

@@ -130,6 +130,8 @@ class LlamaSession(TextSession):
         except UnicodeEncodeError as error:
             raise BadRequest(f"the text is not valid Unicode: {error}", supported="text that UTF-8 can hold") from None
         self._model.pointer  # noqa: B018  (raises when closed)
+        if self._model.composer is not None:
+            data = self._model.composer(text, parse_special).encode()
         room = len(data) + 16
         while True:
             buffer = (libllama.llama_token * room)()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from edgecore_llamacpp import generating
 from edgecore_llamacpp import session as sessions
 from edgecore_llamacpp.native import libllama
 
+from support.converted import folder_of
 from support.tiny import TEXT
 
 PROMPT = "The lighthouse keeper wrote one line"
@@ -55,6 +57,27 @@ def test_tokens_are_the_neutral_models(session: Any, tiny_gguf: Artifact) -> Non
         assert session.eos_ids == tokenizer.eos_ids
         messages = [{"role": "user", "content": "Who are you?"}]
         assert session.apply_chat(messages) == tokenizer.apply_chat(messages)
+
+
+DECOMPOSED = ("cafe\u0301", "\u212b\u2126", "<|im_end|>\u0338a", "<tool>\u0338e\u0301<|im_end|>\u0338", "caf\u00e9")
+
+
+@pytest.mark.parametrize("composes", [True, False])
+def test_characters_are_composed_as_the_models_own_tokenizer_does(
+    llama: Any, native: Any, tmp_path: Path, composes: bool
+) -> None:
+    """llama.cpp takes text as it comes; Qwen's tokenizer composes, that of models distilled into Qwen's does not."""
+    source = folder_of("qwen3-tied", Path(__file__).parent / "converted" / "tokenizers" / "bpe-qwen", tmp_path / "in")
+    if not composes:
+        spec = json.loads((source / "tokenizer.json").read_text())
+        (source / "tokenizer.json").write_text(json.dumps({**spec, "normalizer": None}))
+    llama.convert(source, tmp_path / "out", "f32")
+    with open_checkpoint(source) as model, llama.run(native(tmp_path / "out" / "model.gguf")) as session:
+        for text in DECOMPOSED:
+            for parse in (False, True):
+                assert session.tokenize(text, True, parse) == model.tokenizer.encode(text, True, parse), (text, parse)
+        same = session.tokenize("cafe\u0301") == session.tokenize("caf\u00e9")
+    assert same == composes
 
 
 def test_every_way_to_the_last_position_agrees(session: Any) -> None:
