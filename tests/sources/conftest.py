@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.models import write_gguf
 from support.serving import Site, serving
 
 _SETTINGS = (
@@ -38,3 +39,16 @@ def own_settings(
 def site() -> Iterator[Site]:
     with serving() as running:
         yield running
+
+
+@pytest.fixture
+def index(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site is the one package index that pip knows."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", f"{site.address}/simple")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A GGUF file."""
+    return write_gguf(tmp_path_factory.mktemp("model") / "m.gguf").read_bytes()

@@ -42,11 +42,6 @@ def hub_is_the_site(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", site.address)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return write_gguf(tmp_path_factory.mktemp("model") / "m.gguf").read_bytes()
-
-
 def offer(site: Site, files: Mapping[str, bytes], *, repo: str = "org/name", commit: str = COMMIT, **lies: str) -> None:
     """A repository whose branch main is at `commit`. Large files are LFS files, with a SHA-256; small ones are git's.
     `lies` gives the hub a wrong digest for a file, by its name without a suffix."""
