@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +23,7 @@ from edgecore_conformance.known import Known
 from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.running import run_row
 
+from support.cli import edgecore
 from support.shown import BLOCK, ROOT, shown_commands, takes
 from support.small_suite import GOOD, Wrong, run_small, small_suite
 
@@ -102,6 +105,35 @@ def test_the_check_of_the_page_catches_the_mutant_of_the_page(
     (row,) = rows_of_mutant(names["KEEPS_ITS_CACHE"], tmp_path, converted)
     assert row.outcome is Outcome.FAILED
     assert row.message.startswith("apart ")
+
+
+@pytest.fixture
+def hello(tmp_path: Path) -> Path:
+    """The plugin of the authors' page, as it stands there."""
+    for _, title, body in BLOCK.findall((ROOT / "docs/authors.md").read_text(encoding="utf-8")):
+        if title and title != "commands":
+            path = tmp_path / "edgecore-hello" / title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(body, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(900)
+def test_the_plugin_of_the_authors_page_proves_its_claim(hello: Path) -> None:
+    command = ["conformance", "run", "--backend", "./edgecore-hello", "--out", "evidence"]
+    done = edgecore(*command, cwd=hello, timeout=900)
+    assert done.code == 0, done.err + done.out
+    assert "claims about cpu: 1/1 proven" in done.out
+
+
+@pytest.mark.slow
+def test_the_test_class_of_the_authors_page_runs_under_pytest(hello: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "manifest", "edgecore-hello/tests"]
+    done = subprocess.run(command, cwd=hello, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
 
 
 # ---- the reports ----
