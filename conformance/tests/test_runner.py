@@ -19,7 +19,7 @@ import pytest
 from edgecore import registry
 from edgecore.contract.errors import DeviceUnavailable
 from edgecore_conformance.bench import Bench
-from edgecore_conformance.check import Cell
+from edgecore_conformance.check import Cell, all_checks
 from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Observation
 from edgecore_conformance.outcomes import Outcome
@@ -240,6 +240,13 @@ def no_device() -> Observation:
     raise DeviceUnavailable("there is no such device", supported="cpu")
 
 
+NOTHING_OPENS = f"""{NO_DEVICE}
+from edgecore.contract import DeviceUnavailable
+
+@hookimpl
+def edgecore_run(artifact, device, context_length, threads, options):
+    raise DeviceUnavailable("it was taken out")
+"""
 RAISING = """
 from edgecore.contract import DeviceUnavailable, hookimpl
 
@@ -277,6 +284,18 @@ def test_a_row_is_unavailable_only_where_probe_says_that_the_device_is_missing(
     row = row_of(no_device, tmp_path, write_plugin(tmp_path / "mine", hooks=hooks))
     assert row.outcome is outcome
     assert "there is no such device" in row.message
+
+
+def test_what_needs_a_device_that_is_missing_is_unavailable_and_never_a_failure(tmp_path: Path) -> None:
+    entry = registry.find(write_plugin(tmp_path / "mine", hooks=NOTHING_OPENS))
+    bench = Bench(entry, Known(entry.ready_manifest, "cpu"), tmp_path / "work")
+    names = ("manifest.probe", "text.context_length", "robustness.interrupt", "robustness.memory_limit")
+    cells = {"manifest.options": {"verb": "run", "option": "chunk"}, "robustness.misuse": {"case": "rewind"}}
+    try:
+        rows = [run_row(all_checks()[n], cells.get(n, {}), bench, tmp_path / "bundle") for n in (*names, *cells)]
+    finally:
+        bench.close()
+    assert {row.row: row.outcome for row in rows} == {row.row: Outcome.UNAVAILABLE for row in rows}
 
 
 def test_what_the_header_says_of_the_device_is_what_rows_are_held_to(tmp_path: Path) -> None:

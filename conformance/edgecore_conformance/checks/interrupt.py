@@ -45,6 +45,8 @@ class Interrupt(Check):
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         if os.name != "posix":
             return Observation({"skipped": "signals of this kind are POSIX's"})
+        with bench.session(bench.artifact(TRAINED), threads=1):
+            pass  # what cannot be opened here cannot be interrupted
         home, identity = stored(bench, bench.artifact(TRAINED))
         tries: list[dict[str, Any]] = []
         while len(tries) < 3 and (not tries or tries[-1]["finished"]):  # an answer may end before it is interrupted

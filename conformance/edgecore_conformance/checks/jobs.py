@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecore.contract.artifacts import Artifact, Made
-from edgecore.contract.errors import EdgecoreError
+from edgecore.contract.errors import DeviceUnavailable, EdgecoreError
 from edgecore.contract.manifest import Manifest
 from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress, no_progress
@@ -127,10 +127,13 @@ def told(error: BaseException, bench: Bench | None = None) -> dict[str, str]:
 
 
 def attempt(work: Callable[[], Any], bench: Bench | None = None) -> dict[str, str]:
-    """The error of a call as facts; empty where it raised none. Only errors of the contract are caught."""
+    """The error of a call as facts; empty where it raised none. Only errors of the contract are caught, and not the one
+    that the device of the run is missing: what cannot be run at all says nothing of the call."""
     try:
         work()
     except EdgecoreError as error:
+        if isinstance(error, DeviceUnavailable) and bench is not None and bench.missing:
+            raise
         return told(error, bench)
     return {}
 

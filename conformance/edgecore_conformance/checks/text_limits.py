@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgecore.checkpoint import open_checkpoint
-from edgecore.contract.errors import EdgecoreError
+from edgecore.contract.errors import DeviceUnavailable, EdgecoreError, Timeout, WorkerCrashed
 from edgecore.contract.sampling import GREEDY as GREEDY_SAMPLING
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, check
@@ -177,6 +177,8 @@ class TextContextLength(TextCheck):
             try:
                 with opened(bench, self.fixture(bench.manifest, cell), context_length=length) as session:
                     found.append({"given": session.context_length, "says": session.conditions.get("context", "")})
+            except (DeviceUnavailable, Timeout, WorkerCrashed):
+                raise
             except EdgecoreError as error:
                 bench.stage = "open"
                 found.append(error_of(error))

@@ -101,6 +101,19 @@ def edgecore_probe():
         (('help = "numpy, through the BLAS that it was built with"', '[[devices]]\nname = "gpu"'),),
     ),
     Mutant(
+        "device_denied_where_it_is_there",
+        "what it cannot run it blames on a missing device, which its probe calls available",
+        ("text.logits",),
+        """
+@hookimpl
+def edgecore_run(artifact, device, context_length, threads, options):
+    if artifact.family == "gemma3":
+        raise DeviceUnavailable("the device does not answer")
+    return truthful.edgecore_run(artifact, device, context_length, threads, options)
+""",
+        cells={"family": "gemma3"},
+    ),
+    Mutant(
         "probe_without_versions",
         "the probe does not say which runtime it found",
         ("manifest.probe",),

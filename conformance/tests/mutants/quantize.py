@@ -113,6 +113,31 @@ def edgecore_quantize(artifact, out, precision, calibration, options, progress):
 """,
     ),
     _quantize(
+        "bits_that_are_no_number",
+        "the bits a weight are a division of nothing by nothing",
+        "quantize.size",
+        """
+@hookimpl
+def edgecore_quantize(artifact, out, precision, calibration, options, progress):
+    made = truthful.edgecore_quantize(artifact, out, precision, calibration, options, progress)
+    nan = float("nan")
+    return replace(made, weights=replace(made.weights, bits_per_weight=nan, eligible_bits_per_weight=nan))
+""",
+    ),
+    _quantize(
+        "quantized_logits_refused",
+        "logits are declared, and refused where quality would be seen in them",
+        "quantize.quality",
+        """
+from edgecore_reference.text import OracleSession
+
+@instead(OracleSession, "score")
+def score(was, self, tokens):
+    raise CannotDo("no logits of a quantized model")
+""",
+        "q4_0",
+    ),
+    _quantize(
         "precisions_swapped",
         "q8_0 makes q4_0, and the other way round",
         "quantize.order",
