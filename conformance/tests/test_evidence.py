@@ -192,7 +192,7 @@ def test_the_page_escapes_what_a_plugin_says(report: dict[str, Any]) -> None:
     assert "&lt;script&gt;" in text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 def test_a_browser_shows_the_matrix_and_opens_the_figures_of_the_cell_that_was_clicked(
     bundle: Path, tmp_path: Path
 ) -> None:

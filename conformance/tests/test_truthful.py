@@ -36,7 +36,9 @@ def test_the_reference_passes_whole(time: str, tmp_path: Path) -> None:
     assert alarms(quick("reference", tmp_path / "bundle")) == []
 
 
-@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+@pytest.mark.skipif(
+    find_spec("llama_cpp") is None, reason="needs llama-cpp-python: python3 bootstrap.py test --only conformance"
+)
 @pytest.mark.parametrize("time", ["first", "second"])
 def test_llama_cpp_passes_whole(time: str, tmp_path: Path) -> None:
     assert alarms(quick("llamacpp", tmp_path / "bundle")) == []

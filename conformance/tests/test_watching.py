@@ -17,7 +17,7 @@ from edgecore_conformance.checks import upsets
 
 BURN = "import time\nprint(1, flush=True)\nend = time.time() + 60\nwhile time.time() < end: pass"
 SLEEP = "import time\nprint(1, flush=True)\ntime.sleep(60)"
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, which tells it")
 
 
 @contextmanager

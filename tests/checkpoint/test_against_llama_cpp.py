@@ -18,8 +18,10 @@ from support.gguf_files import write_gguf
 from support.native_llama import logits_of
 from support.tiny import TEXT, tiny_llama
 
-pytest.importorskip("llama_cpp")
-converter = pytest.importorskip("edgecore_llamacpp.convert")
+pytest.importorskip("llama_cpp", reason="needs llama-cpp-python: python3 bootstrap.py test --only e2e")
+converter = pytest.importorskip(
+    "edgecore_llamacpp.convert", reason="needs the llama.cpp plugin: python3 bootstrap.py test --only e2e"
+)
 TOKENIZERS = Path(__file__).parents[2] / "plugins" / "edgecore-llamacpp" / "tests" / "converted" / "tokenizers"
 
 LLAMA3 = {

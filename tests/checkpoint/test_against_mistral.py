@@ -22,8 +22,8 @@ from edgecore.contract.errors import CorruptModel
 
 from support.lines import LEAST, lines
 
-sentencepiece = pytest.importorskip("sentencepiece")
-tiktoken = pytest.importorskip("tiktoken")
+sentencepiece = pytest.importorskip("sentencepiece", reason="needs sentencepiece: python3 bootstrap.py test --only e2e")
+tiktoken = pytest.importorskip("tiktoken", reason="needs tiktoken: python3 bootstrap.py test --only e2e")
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 RELEASE = "mistral-common==1.13.1"
 MODELS = (

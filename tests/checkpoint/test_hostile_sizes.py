@@ -18,7 +18,7 @@ from edgecore.contract.errors import UnsupportedModel
 
 from support.peak import run_measured
 
-pytest.importorskip("resource", reason="peak memory is read the Unix way")
+pytest.importorskip("resource", reason="needs Unix, whose way peak memory is read")
 
 MEASURED = """
 import sys, time

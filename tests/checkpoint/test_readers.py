@@ -117,7 +117,7 @@ def test_arrays_outlive_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_reading_needs_little_more_memory_than_the_answer(tmp_path: Path) -> None:
-    pytest.importorskip("resource", reason="peak memory is read the Unix way")
+    pytest.importorskip("resource", reason="needs Unix, whose way peak memory is read")
     folder = tiny_llama(tmp_path / "big", layers=1, hidden=2048, heads=32, intermediate=8192)
     with open_checkpoint(folder) as model:
         file = write_gguf(model, tmp_path / "big.gguf", "Q4_1")
@@ -147,7 +147,7 @@ def test_every_block_type_is_dequantized_as_the_gguf_package_does(storage: objec
 
     assert isinstance(storage, Storage)
     if storage.name not in gguf.GGMLQuantizationType.__members__:
-        pytest.skip("this gguf package does not know the type")
+        pytest.skip(f"needs a newer gguf package, one that knows {storage.name}: pip install -U gguf")
     stored = np.random.default_rng(0).integers(0, 60, (3, 2 * storage.size), np.uint8)
     expected = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[storage.name])
     assert np.array_equal(dequantize(storage, stored), expected, equal_nan=True)

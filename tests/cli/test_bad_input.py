@@ -171,7 +171,7 @@ def test_a_result_that_cannot_be_written_is_a_bad_request_that_names_it(tiny, tm
         assert str(out) in result.err
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell of Unix")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of Unix")
 def test_closed_standard_input_is_an_empty_one(tiny):
     import subprocess
 
@@ -182,7 +182,7 @@ def test_closed_standard_input_is_an_empty_one(tiny):
         assert "NoneType" not in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes and /dev of Unix")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of Unix")
 def test_a_reader_that_left_is_no_failed_check():
     import subprocess
 
@@ -197,7 +197,7 @@ def test_a_reader_that_left_is_no_failed_check():
     assert said == b""
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
 def test_a_full_standard_output_is_an_error_without_a_traceback():
     import subprocess
 

@@ -5,9 +5,7 @@ import pytest
 
 from support.cli import edgecore
 
-onnx = pytest.importorskip(
-    "onnx", reason="tensor models need the reference plugin's onnx; the core's environment has it"
-)
+onnx = pytest.importorskip("onnx", reason="needs onnx: python3 bootstrap.py test --only core")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -104,7 +105,7 @@ def test_garbage_is_refused_by_evidence_and_kept_only_on_request(tiny):
     assert again.code == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs kill -9")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs kill -9, which Windows lacks")
 @pytest.mark.parametrize("delay", [0.3, 0.8, 1.5, 2.5])
 def test_kill_9_at_any_moment_leaves_nothing_that_counts_as_an_artifact(tiny, delay, edgecore_home):
     process = subprocess.Popen(
@@ -131,7 +132,7 @@ def test_two_processes_build_the_same_artifact_once(tiny):
     assert len(edgecore("cache", "ls", "--json").json["artifacts"]) == 2
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a file-size limit, which Windows lacks")
 def test_a_full_disk_is_an_error_not_a_file(tiny, edgecore_home):
     import resource
 
@@ -169,7 +170,6 @@ def test_ctrl_c_leaves_no_orphan(tiny):
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.read(1)
-    psutil = pytest.importorskip("psutil")
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=15)

@@ -194,7 +194,7 @@ def test_what_is_no_plugin_is_refused_after_installing_it(wheels: Path) -> None:
     assert list(paths.environments().iterdir()) == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+@pytest.mark.skipif(os.name != "posix", reason="needs kill -9, which Windows lacks")
 def test_a_killed_installation_lists_nothing_and_the_next_one_sweeps_it(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from edgecore import environments as e;"

@@ -82,7 +82,7 @@ def test_a_container_that_sees_only_its_own_group_still_finds_its_quota(tmp_path
     assert cpu_quota(root) == 2.0
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity to set")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a system on which affinity can be set")
 def test_a_pinned_process_gets_one_thread() -> None:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})

@@ -61,7 +61,7 @@ def test_a_process_that_ends_leaves_its_peak() -> None:
     assert resident(child.pid) is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells proportional sizes")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, which tells proportional sizes")
 def test_linux_tells_the_proportional_size() -> None:
     with MemoryWatch(os.getpid()) as watch:
         pass

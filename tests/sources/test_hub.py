@@ -32,7 +32,7 @@ from support.models import write_gguf, write_onnx
 from support.serving import Site
 from support.tiny import tiny_llama
 
-pytest.importorskip("huggingface_hub", reason="the optional extra hub is not installed")
+pytest.importorskip("huggingface_hub", reason="needs the optional extra: pip install 'edgecore[hub]'")
 
 COMMIT, NEWER = "a" * 40, "b" * 40
 

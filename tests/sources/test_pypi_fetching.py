@@ -173,7 +173,7 @@ except DoesNotFit as error:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file-size limit to set")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a file-size limit, which Windows lacks")
 def test_a_full_disk_is_an_error_that_says_so(site: Site, model: bytes) -> None:
     offer(site, {WHEEL: wheel({"demo/m.gguf": model})})
     process = subprocess.run([sys.executable, "-c", FULL], cwd=Path(__file__).parents[2], check=False)

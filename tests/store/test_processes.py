@@ -194,7 +194,7 @@ except DoesNotFit as error:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file-size limit to set")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a file-size limit, which Windows lacks")
 @pytest.mark.parametrize(
     ("what", "limit"), [("build", 50_000), ("build", 100), ("export", 50_000), ("evidence", 50_000)]
 )

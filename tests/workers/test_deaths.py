@@ -23,8 +23,10 @@ from edgecore.workers import Backend, connect
 
 from support.plugins import toy_artifact, write_plugin
 
-posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a closed pipe ends a process on Linux only")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs signals of POSIX")
+linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="needs Linux: a closed pipe ends a process on Linux only"
+)
 
 HOOKS = """
 libc = ctypes.CDLL(None)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from edgecore import registry
@@ -49,13 +50,12 @@ def test_a_file_that_makes_libllama_fail_leaves_the_caller_alive(
     assert "liar.gguf" in str(failed.value) or "signal" in str(failed.value).lower()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no file-size limit to fill a disk with")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a file-size limit, which Windows lacks")
 @pytest.mark.parametrize("verb", ["convert", "quantize"])
 def test_a_full_disk_is_said(backend: Backend, tiny: Path, tiny_gguf: Artifact, tmp_path: Path, verb: str) -> None:
-    psutil = pytest.importorskip("psutil")
     process = psutil.Process(backend.pid)
     if not hasattr(process, "rlimit"):
-        pytest.skip("no way to limit another process here")
+        pytest.skip("needs a file-size limit for another process, which only Linux has")
     process.rlimit(psutil.RLIMIT_FSIZE, (300_000, 300_000))
     calls: dict[str, Callable[[], Any]] = {
         "convert": lambda: backend.convert(source=tiny, out=tmp_path, format="gguf", precision="f16"),
