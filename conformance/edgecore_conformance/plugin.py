@@ -38,6 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "conformance_row" not in metafunc.fixturenames:
         return
+    if hasattr(metafunc.config, "workerinput"):
+        raise pytest.UsageError(
+            "the conformance suite times the backend, so its rows run one after the other: the same with -n 0"
+        )
     run = _run(metafunc.config, metafunc.cls)
     pairs = run.pairs()
     metafunc.parametrize(

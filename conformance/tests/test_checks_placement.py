@@ -168,6 +168,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made.close()
 
 
+@pytest.mark.alone
 def test_the_reference_is_seen_on_the_cpu_and_with_one_thread(bench: Bench, tmp_path: Path) -> None:
     for name in ("placement.where", "placement.threads"):
         row = run_row(CHECKS[name], {"task": "tensor"}, bench, tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +108,18 @@ def test_list_names_every_check_of_the_real_suite_with_what_it_is_about() -> Non
     assert [c["name"] for c in done.json if f"  {c['name']} " not in said] == []
 
 
+def test_an_authors_class_is_refused_beside_itself(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "from edgecore_conformance import BackendConformance\n\nclass TestMine(BackendConformance):\n"
+        '    backend = "reference"\n'
+    )
+    command = [sys.executable, "-m", "pytest", "-n", "2", "-k", "manifest.hooks"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "its rows run one after the other: the same with -n 0" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 # ---- edgecore backends ----
 
 
@@ -196,9 +210,6 @@ def test_a_note_that_cannot_be_read_is_no_note(made: Path) -> None:
 
 
 def test_backends_stays_free_of_numpy_metadata_and_the_suite() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys; from edgecore.cli.backends import command; from edgecore import registry;"
         "from edgecore.verbs import proving; registry.discover();"

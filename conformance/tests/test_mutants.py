@@ -13,9 +13,14 @@ from mutants.catching import Converted, rows_of_mutant
 from edgecore_conformance.check import GROUPS, all_checks
 
 
+TIMED = ("benchmark", "placement")
+"""Groups whose checks measure time and the processor: a neighbour would be measured as well."""
+
+
 def _parameter(mutant: Mutant) -> ParameterSet:
     survives = pytest.mark.xfail(reason=mutant.missing, strict=True, raises=AssertionError)
-    return pytest.param(mutant.name, marks=survives if mutant.missing else ())
+    marks = [survives] if mutant.missing else []
+    return pytest.param(mutant.name, marks=[*marks, *([pytest.mark.alone] if mutant.group in TIMED else [])])
 
 
 @pytest.mark.parametrize("name", [_parameter(mutant) for mutant in MUTANTS.values()])

@@ -13,7 +13,7 @@ from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.rows import Row
 from edgecore_conformance.run import Run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 GOOD = (Outcome.PASSED, Outcome.UNSUPPORTED, Outcome.NOT_APPLICABLE)
 
 
