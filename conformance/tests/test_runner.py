@@ -167,7 +167,7 @@ def test_what_had_begun_and_never_ended_is_crashed_and_what_never_began_is_missi
         assert (claims["llama"], claims["qwen3"]) == ("refuted", "unproven")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.skipif(os.name == "nt", reason="needs signals of POSIX")
 def test_ctrl_c_ends_with_130_and_leaves_a_bundle_that_says_what_is_missing(tmp_path: Path) -> None:
     code = (
         "import time, sys\n"

@@ -26,7 +26,7 @@ from support.vectors import hold_to_vectors
 
 source_package = pytest.importorskip(
     "edgecore_llamacpp.source_package",
-    reason="needs the llama.cpp plugin, which knows where llama.cpp's sources are: python3 bootstrap.py test --only e2e",
+    reason="needs the llama.cpp plugin, for llama.cpp's sources: python3 bootstrap.py test --only e2e",
 )
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 

@@ -25,7 +25,7 @@ from support.plugins import toy_artifact, write_plugin
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals of POSIX")
 linux = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="needs Linux: a closed pipe ends a process on Linux only"
+    not sys.platform.startswith("linux"), reason="needs Linux, where a closed pipe ends a process"
 )
 
 HOOKS = """
