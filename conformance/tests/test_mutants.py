@@ -12,7 +12,6 @@ from mutants.catching import Converted, rows_of_mutant
 
 from edgecore_conformance.check import GROUPS, all_checks
 
-
 TIMED = ("benchmark", "placement")
 """Groups whose checks measure time and the processor: a neighbour would be measured as well."""
 
