@@ -178,11 +178,19 @@ def test_the_page_needs_nothing_else(bundle: Path) -> None:
     assert "@import" not in text
 
 
-def test_every_cell_of_the_matrix_opens_its_row(bundle: Path, report: dict[str, Any]) -> None:
+def test_every_cell_opens_its_row_or_its_claim(bundle: Path, report: dict[str, Any]) -> None:
     page = _Page((bundle / "index.html").read_text(encoding="utf-8"))
     opened = {a.removeprefix("#") for a in page.addresses} - {"-"}
-    assert opened == {f"r{n}" for n in range(len(report["rows"]))}
+    rows, claims = len(report["rows"]), len(report["claims"]["of"])
+    assert opened == {f"r{n}" for n in range(rows)} | {f"c{n}" for n in range(claims)}
     assert opened <= page.ids
+
+
+def test_a_claim_names_the_rows_that_refute_it_and_leads_to_them(bundle: Path, report: dict[str, Any]) -> None:
+    number = next(n for n, r in enumerate(report["rows"]) if r["row"] == "text.wrong")
+    text = (bundle / "index.html").read_text(encoding="utf-8")
+    refuted = [c for c in report["claims"]["of"] if c["task"] == "text"]
+    assert text.count(f'<li><a href="#r{number}">text.wrong: failed</a></li>') == len(refuted) > 0
 
 
 def test_the_page_escapes_what_a_plugin_says(report: dict[str, Any]) -> None:
@@ -192,30 +200,44 @@ def test_the_page_escapes_what_a_plugin_says(report: dict[str, Any]) -> None:
     assert "&lt;script&gt;" in text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-def test_a_browser_shows_the_matrix_and_opens_the_figures_of_the_cell_that_was_clicked(
-    bundle: Path, tmp_path: Path
+CLICKS = """
+<script>
+const shown = () => [...document.querySelectorAll('.row')].filter(e => getComputedStyle(e).display != 'none');
+const after = () => new Promise(done => setTimeout(done, 5));
+addEventListener('load', async () => {
+  const cells = [...document.querySelectorAll('td a')], found = {cells: cells.length, wrong: [], closed: 0};
+  for (const cell of cells) {
+    cell.click(); await after();
+    const open = shown(), figures = open.length == 1 ? open[0].querySelectorAll('tbody tr').length : -1;
+    found[open.map(e => e.id)] = figures;
+    if (open.length != 1 || '#' + open[0].id != cell.getAttribute('href')) found.wrong.push(cell.innerText);
+    open[0].querySelector('.close').click(); await after();
+    found.closed += shown().length == 0;
+  }
+  found.wide = document.documentElement.scrollWidth <= innerWidth;
+  document.title = JSON.stringify(found);
+});
+</script>"""
+"""Every cell is clicked, what is open then is noted with its number of figures, and closed again."""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor google-chrome is installed here")
+def test_in_a_browser_every_cell_that_is_clicked_opens_its_own_figures_alone(
+    bundle: Path, report: dict[str, Any], tmp_path: Path
 ) -> None:
-    probe = (
-        "<script>addEventListener('load', () => { const show = e => getComputedStyle(e).display;"
-        " const rows = [...document.querySelectorAll('.row')];"
-        " document.querySelector('.matrix a[href=\"#r1\"]').click();"
-        " setTimeout(() => { document.title = JSON.stringify({"
-        " shown: rows.filter(e => show(e) != 'none').map(e => e.id),"
-        " cells: document.querySelectorAll('.matrix td a').length,"
-        " claims: document.querySelectorAll('.claims td span').length,"
-        " wide: document.documentElement.scrollWidth <= innerWidth}) }, 50) })</script>"
-    )
     page = tmp_path / "page.html"
-    page.write_text((bundle / "index.html").read_text(encoding="utf-8") + probe, encoding="utf-8")
+    page.write_text((bundle / "index.html").read_text(encoding="utf-8") + CLICKS, encoding="utf-8")
     command = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'chromium'}",
-        "--virtual-time-budget=2000", "--window-size=1000,800", "--dump-dom", page.as_uri(),
+        "--virtual-time-budget=20000", "--window-size=1000,800", "--dump-dom", page.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     title = re.search("<title>({.*?})</title>", done.stdout)
     assert title is not None, done.stderr[-2000:]
-    assert json.loads(title[1]) == {"shown": ["r1"], "cells": 7, "claims": 22, "wide": True}
+    rows, claims = report["rows"], report["claims"]["of"]
+    figures = {f"r{n}": len(row["figures"]) for n, row in enumerate(rows)} | {f"c{n}": 0 for n in range(len(claims))}
+    cells = len(rows) + len(claims)
+    assert json.loads(title[1]) == {"cells": cells, "wrong": [], "closed": cells, "wide": True, **figures}
 
 
 def test_the_badge_tells_proven_of_claimed_device_level_and_exceptions(tmp_path: Path) -> None:

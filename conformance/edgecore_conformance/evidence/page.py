@@ -34,13 +34,15 @@ def page(report: Mapping[str, Any]) -> str:
     )
     environment.filters.update(number=_number, kind=_kind, spaced=lambda word: str(word).replace("_", " "))
     rows = [{**row, "id": f"r{n}"} for n, row in enumerate(report["rows"])]
+    claims = [_claim(n, claim, rows) for n, claim in enumerate(report["claims"]["of"])]
     return environment.get_template("page.html.j2").render(
         report=report,
         header=report["header"],
         words=words(report),
         marks=MARKS,
         groups=[_matrix(name, facts, rows, report["checks"]) for name, facts in report["groups"].items()],
-        claims=claim_tables(report["claims"]["of"]),
+        tables=claim_tables(claims),
+        claims=claims,
         rows=rows,
         facts=facts_of(report["header"]),
     )
@@ -71,6 +73,13 @@ def _matrix(
 def _label(cell: Mapping[str, str]) -> str:
     """`gemma3`; `gemma3, f16` where a cell has more than one field; empty for the only one."""
     return ", ".join(cell[key] for key in sorted(cell))
+
+
+def _claim(number: int, claim: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """With the id of its section, and its reasons: each with the row that it is about, where it is about one."""
+    ids = {row["row"]: row["id"] for row in rows}
+    reasons = [(words, ids.get(words.rpartition(": ")[0], "")) for words in claim["because"]]
+    return {**claim, "id": f"c{number}", "reasons": reasons}
 
 
 def claim_tables(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
