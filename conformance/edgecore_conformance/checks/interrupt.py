@@ -84,6 +84,11 @@ def stored(bench: Bench, artifact: Artifact) -> tuple[Path, str]:
     return home, identity
 
 
+def _heed_interrupts() -> None:
+    """In the child, before it begins: what runs in the background of a shell hands down that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _interrupted(bench: Bench, home: Path, identity: str, number: int) -> dict[str, Any]:
     import psutil
 
@@ -97,7 +102,7 @@ def _interrupted(bench: Bench, home: Path, identity: str, number: int) -> dict[s
     ]  # fmt: skip
     process = subprocess.Popen(
         command, env={**os.environ, "EDGECORE_HOME": str(home)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True, cwd=bench.work,
+        stderr=subprocess.STDOUT, start_new_session=True, cwd=bench.work, preexec_fn=_heed_interrupts,
     )  # fmt: skip
     children: list[Any] = []
     try:
