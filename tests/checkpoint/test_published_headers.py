@@ -156,6 +156,18 @@ def test_a_gguf_file_is_stretched_as_llama_cpp_stretches_it(
         assert np.allclose(model.decoder.rope.frequency_divisors(), factors)
 
 
+def test_divisors_and_a_factor_in_one_gguf_file_both_count(tmp_path: Path) -> None:
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64}  # fmt: skip
+    with (
+        open_checkpoint(_with(tmp_path / "a", {}, rope)) as plain,
+        open_checkpoint(_with(tmp_path / "b", {"llama.rope.scaling.factor": 2.0}, rope)) as stretched,
+    ):
+        divisors = plain.decoder.rope.frequency_divisors()
+        assert divisors.max() == 8
+        assert np.allclose(stretched.decoder.rope.frequency_divisors(), 2 * divisors)
+
+
 def test_one_file_of_a_split_model_is_refused_with_the_way_to_join_it(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="one file of 2") as caught:
         open_checkpoint(_with(tmp_path, {"split.count": 2}))
@@ -176,10 +188,10 @@ def test_an_index_left_over_beside_a_whole_file_is_not_asked(tmp_path: Path) -> 
     assert detect(folder) == "huggingface"
 
 
-def _with(folder: Path, entries: dict[str, Any]) -> Path:
+def _with(folder: Path, entries: dict[str, Any], rope: dict[str, Any] | None = None) -> Path:
     """A GGUF file with these entries in the place of what the writer had under their keys."""
     folder.mkdir(exist_ok=True)
-    with open_checkpoint(tiny_llama(folder / "tiny")) as model:
+    with open_checkpoint(tiny_llama(folder / "tiny", rope=rope)) as model:
         reader = gguf.GGUFReader(write_gguf(model, folder / "plain.gguf", "F16"))
     writer = gguf.GGUFWriter(folder / "m.gguf", "llama")
     for key, field in reader.fields.items():

@@ -12,9 +12,13 @@ from tokenizers import AddedToken, decoders, models, normalizers, processors, tr
 from tokenizers import Tokenizer as Engine
 
 from edgecore.checkpoint import Checkpoint, Tokenizer, TokenType, open_checkpoint
+from edgecore.checkpoint.gguf_file import read_gguf
+from edgecore.checkpoint.tokenizer import end_ids
+from edgecore.checkpoint.tokenizer_gguf import tokenizer_from_gguf
+from edgecore.checkpoint.tokenizer_kind import gguf_kind
 from edgecore.contract.errors import BadRequest, CorruptModel, ModelNotFound, UnsupportedModel
 
-from support.gguf_files import write_gguf
+from support.gguf_files import write_gguf, write_vocabulary
 from support.tiny import TEXT, tiny_llama
 from support.vectors import hold_to_vectors
 
@@ -95,6 +99,32 @@ def test_a_gguf_file_carries_the_whole_vocabulary(kind: str, request: pytest.Fix
         ):
             assert getattr(ours, field) == getattr(theirs, field), field
         assert copy.chat_template == source.chat_template == source.tokenizer.chat_template
+
+
+@pytest.mark.parametrize("key", ["eos_token_id", "eot_token_id", "eom_token_id"])
+def test_every_end_that_a_gguf_file_declares_ends_a_generation(key: str, tiny: Checkpoint, tmp_path: Path) -> None:
+    """Code Llama's end of turn is declared by its own key alone; its text tells nothing."""
+    file = write_vocabulary(tiny.tokenizer.vocabulary, tmp_path / "model.gguf")
+    metadata = {**read_gguf(file)[0].metadata, f"tokenizer.ggml.{key}": 300}
+    assert 300 in tokenizer_from_gguf(file, metadata).eos_ids
+    outside = {**metadata, f"tokenizer.ggml.{key}": 2**32 - 1}
+    assert tokenizer_from_gguf(file, outside).eos_ids <= tiny.tokenizer.eos_ids
+
+
+@pytest.mark.parametrize("text", ["<|calls|>", "<|flush|>", "<turn|>", "<|tool_response>", "[e~[", "<EOT>"])
+def test_a_special_token_with_the_text_of_an_end_is_one_whatever_was_declared(text: str) -> None:
+    tokens = ("a", text, "b")
+    special = (TokenType.NORMAL, TokenType.CONTROL, TokenType.NORMAL)
+    assert end_ids(tokens, special, {2}) == {1, 2}
+    assert end_ids(tokens, (TokenType.NORMAL,) * 3, {2}) == {2}
+
+
+def test_a_gguf_file_older_than_the_pre_tokenizers_name_is_told_from_one_that_names_it_default(tmp_path: Path) -> None:
+    metadata = {"tokenizer.ggml.model": "gpt2"}
+    with pytest.raises(UnsupportedModel, match="is missing: the file is older than the field"):
+        gguf_kind(tmp_path / "m.gguf", metadata)
+    with pytest.raises(UnsupportedModel, match="'default'"):
+        gguf_kind(tmp_path / "m.gguf", {**metadata, "tokenizer.ggml.pre": "default"})
 
 
 def test_special_tokens_in_text_are_plain_text_unless_asked(tiny: Checkpoint) -> None:

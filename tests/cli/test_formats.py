@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from edgecore import registry
 from edgecore.checkpoint import open_checkpoint
 from edgecore.contract.errors import BackendUnavailable, BadRequest
+from edgecore.verbs.inspecting import inspect
 from edgecore.verbs.targets import choose, locate
 
 from support.cli import edgecore
@@ -67,6 +68,16 @@ def test_the_reference_is_chosen_for_what_only_it_makes(tiny: Path, site: Path) 
     install_plugin(site, "toy")
     assert choose(None, locate(tiny), "huggingface").name == "reference"
     assert choose(None, locate(tiny), "toy").name == "toy"
+
+
+def test_inspect_says_perhaps_of_a_backend_that_does_not_claim_the_family(site: Path) -> None:
+    install_plugin(site, "toy")
+    golden = Path(__file__).parents[1] / "checkpoint" / "goldens" / "qwen3-tied"
+    rows = {row["name"]: row for row in inspect(golden)["backends"]}
+    assert rows["toy"] == {
+        "name": "toy", "takes": "perhaps", "how": "edgecore build; it does not claim family 'qwen3'"
+    }  # fmt: skip
+    assert rows["reference"]["takes"] == "yes"
 
 
 def test_two_backends_that_make_a_format_must_be_told_apart(tiny: Path, site: Path) -> None:

@@ -98,6 +98,7 @@ def test_a_text_session_is_whole(plugin: Connect, tmp_path: Path, isolated: bool
     assert session.detokenize([104, 195, 169]) == "hé"
     assert session.token_bytes(195) == session.token_bytes(195) == b"\xc3"
     assert session.apply_chat([{"role": "user", "content": "x"}]) == "<user>x"
+    assert session.encode_chat([{"role": "user", "content": "x"}]) == session.tokenize("<user>x")
     assert (session.context_length, session.vocab_size, session.eos_ids) == (4096, 256, frozenset({0}))
     assert session.placement.share("cpu") == 1
     assert session.conditions == {"device": "cpu", "threads": "1"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from edgecore.contract import (
     no_progress,
 )
 from edgecore_llamacpp.convert import write_gguf
+from edgecore_llamacpp.header import Metadata
+from edgecore_llamacpp.tokenizer_metadata import describe_tokenizer
 
 from support import gguf_files
 from support.converted import GOLDENS, TOKENIZER_OF, account, folder_of
@@ -132,6 +136,16 @@ def test_another_writers_file_keeps_its_metadata(golden: str, tmp_path: Path) ->
     with open_checkpoint(tmp_path / "ours.gguf") as model:
         for name, tensor in model.tensors.items():
             assert np.allclose(tensor.read(), expected[name], atol=np.abs(expected[name]).max() / 127)
+
+
+def test_code_llamas_end_of_turn_is_declared(tiny: Path) -> None:
+    """As the converter does, which knows it by the size of its vocabulary: no file of the folder says so."""
+    with open_checkpoint(tiny) as model:
+        for size, declared in ((model.decoder.vocab_size, None), (32016, struct.pack("<II", 4, 32010))):
+            model.decoder = replace(model.decoder, vocab_size=size)
+            metadata = Metadata("llama")
+            describe_tokenizer(metadata, model)
+            assert metadata.values.get("tokenizer.ggml.eot_token_id") == declared
 
 
 def test_tokens_that_stand_twice_are_refused(llama: Any, tmp_path: Path) -> None:
