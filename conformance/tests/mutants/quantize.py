@@ -259,7 +259,7 @@ def edgecore_quantize(artifact, out, precision, calibration, options, progress):
 @instead(truthful, "matrix_bytes")
 def matrix_bytes(was, values, precision):
     rows = np.array(was(values, precision))
-    rows[[0, 1]] = rows[[1, 0]]
+    rows[:8] = rows[7::-1]
     return rows
 
 @hookimpl
@@ -268,7 +268,7 @@ def edgecore_weights(artifact):
     def mended(name):
         found = np.array(given[name])
         if found.ndim > 1 and (artifact.path / truthful.DATA).exists():
-            found[[0, 1]] = found[[1, 0]]
+            found[:8] = found[7::-1]
         return found
     return {name: mended(name) for name in given}
 """,
