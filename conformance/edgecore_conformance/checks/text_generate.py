@@ -25,6 +25,7 @@ from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.scripted import said
 
 GREEDY = {"temperature": 0.0}
+UNLIMITED = "without a limit"
 
 
 class Scripted(TextCheck):
@@ -144,9 +145,11 @@ class TextLength(Scripted):
     """text.length: asked for N tokens, made N.
 
     Answers that would never end are asked for 1, 2, 7, 33 and more tokens, at temperature 0 and sampled; each must have
-    exactly so many, finish with `length`, and show the text of all of them.
+    exactly so many, finish with `length`, and show the text of all of them. Without a limit one goes on until the
+    context is full, and ends with `DoesNotFit`.
 
-    One too many or too few distorts every speed that is measured by counting tokens.
+    One too many or too few distorts every speed that is measured by counting tokens. A limit that nobody set, 16 or 128
+    tokens by a runtime's default, looks like an answer that was over.
     """
 
     def cases(self, known: Known) -> dict[str, Inputs]:
@@ -155,13 +158,26 @@ class TextLength(Scripted):
             start = known.draw(f"length {count}").choice(known.script.loop)
             made[str(count)] = {"prompt": prompt_into(known, f"length {count}", start), "max_tokens": count}
         made["sampled"] = {**made["7"], "sampling": {"temperature": 0.8, "seed": 3}}
+        made[UNLIMITED] = {"prompt": prompt_into(known, "length unlimited", known.script.loop[0])}
         return made
 
     def weigh(self, asked: Inputs, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         tokenizer = known.tokenizer(TRAINED)
         for name, case in asked["cases"].items():
+            if name == UNLIMITED:
+                self._unlimited(case["prompt"], seen, known, verdict)
+                continue
             due = known.script.answer(case["prompt"][-1], case["max_tokens"])
             expect_answer(verdict, name, seen.facts["answers"][name], due, said(tokenizer, due), "length")
+
+    def _unlimited(self, prompt: list[int], seen: Observation, known: Known, verdict: Judgement) -> None:
+        answer = seen.facts["answers"][UNLIMITED]
+        made, room = tokens_of(answer), seen.facts["context_length"] - len(prompt)
+        # The token that the full cache predicts needs no room of its own.
+        verdict.expect(len(made) in (room, room + 1), f"{UNLIMITED}: {len(made)} tokens came, and {room} fit")
+        verdict.expect(made == known.script.answer(prompt[-1], len(made)), f"{UNLIMITED}: other tokens than were due")
+        error = (answer["error"] or {}).get("error", "nothing")
+        verdict.expect(error == "DoesNotFit", f"{UNLIMITED}: it raises {error}, not DoesNotFit")
 
 
 @check
@@ -187,7 +203,7 @@ class TextEnd(Scripted):
                 "max_tokens": 5,
             }
         made["sampled"] = {**made["later 0"], "sampling": {"temperature": 0.9, "seed": 11}}
-        made["without a limit"] = {"prompt": made["later 0"]["prompt"]}
+        made[UNLIMITED] = {"prompt": made["later 0"]["prompt"]}
         return made
 
     def weigh(self, asked: Inputs, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:

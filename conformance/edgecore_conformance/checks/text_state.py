@@ -51,10 +51,11 @@ class TextSessions(TextCheck):
     """text.sessions: sessions that are open at once do not mix.
 
     Two sessions of one artifact and one of another model are read and stepped in turn, then rewound and reset one by
-    one; every answer must be the oracle's for that session's own tokens. Two generations stream piece by piece in
-    turn.
+    one; every answer must be the oracle's for that session's own tokens. A third session of the same artifact is
+    closed, and two generations stream piece by piece in turn.
 
-    A cache, a batch or a buffer that belongs to the module instead of the session is found here.
+    A cache, a batch or a buffer that belongs to the module instead of the session is found here, and a model that
+    several sessions share and the first to close frees.
     """
 
     def sources(self, known: Known, cell: Cell) -> list[str]:
@@ -78,7 +79,9 @@ class TextSessions(TextCheck):
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         with ExitStack() as stack:
             sessions = [stack.enter_context(opened(bench, fixture)) for fixture in asked["sources"]]
-            seen = ops.perform(sessions, asked["operations"])
+            with opened(bench, asked["sources"][0]) as early:
+                early.context().prefill(asked["prompts"][0])
+                seen = ops.perform(sessions, asked["operations"])
             streams = [
                 s.generate(p, max_tokens=12, sampling=GREEDY_SAMPLING)
                 for s, p in zip(sessions, asked["prompts"], strict=False)
@@ -277,8 +280,9 @@ class TextMemory(TextCheck):
     """text.memory: memory comes back after close, and does not grow with requests.
 
     In a worker of its own, sessions are opened, given prompts of three different sizes in turn, and closed; then one
-    session answers prompts of three sizes in turn. Each is gone through four times. The worker's anonymous memory, read
-    from outside, may not grow by more than 0.75 MiB a round from the second time to the fourth.
+    session answers prompts of three sizes in turn; of every two answers one is closed after its first piece. Each is
+    gone through four times. The worker's anonymous memory, read from outside, may not grow by more than 0.75 MiB a
+    round from the second time to the fourth.
 
     A session that is kept alive, a KV cache that nobody frees or logits that are collected grow by their size each
     round.
@@ -328,12 +332,16 @@ def growth(readings: list[int]) -> float:
 
 
 def work(session: TextSession, prompt: list[int]) -> None:
-    """A prompt and a short answer."""
+    """A prompt, a short answer, and one that is closed after its first piece."""
     context = session.context()
     context.reset()
     context.prefill(prompt)
-    for _ in session.generate(prompt[:20], max_tokens=6, sampling=sampling({"temperature": 1.0, "seed": 1})):
+    how = sampling({"temperature": 1.0, "seed": 1})
+    for _ in session.generate(prompt[:20], max_tokens=6, sampling=how):
         pass
+    cut = session.generate(prompt[:20], max_tokens=60, sampling=how)
+    next(cut)
+    cut.close()  # type: ignore[attr-defined]
 
 
 def anonymous(pid: int) -> int:
