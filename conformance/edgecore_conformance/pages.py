@@ -20,7 +20,7 @@ checks themselves by `python -m edgecore_conformance.pages`; a test holds the tw
 
 
 def page() -> str:
-    """The whole page, groups in their order, checks in the order of their definition."""
+    """The whole page, groups in their order."""
     checks = list(all_checks().values())
     parts = [INTRODUCTION, _contents(checks)]
     for group, title in GROUPS.items():

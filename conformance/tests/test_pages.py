@@ -60,6 +60,15 @@ def test_the_page_of_checks_is_what_the_checks_say() -> None:
     assert (ROOT / "docs/checks.md").read_text(encoding="utf-8") == page(), told
 
 
+def test_the_order_of_checks_does_not_depend_on_what_was_imported_first() -> None:
+    code = "from edgecore_conformance.check import all_checks; print(*all_checks())"
+    orders = [
+        subprocess.run([sys.executable, "-c", first + code], capture_output=True, text=True, check=True).stdout
+        for first in ("", "import edgecore_conformance.checks.text_tokens, edgecore_conformance.checks.weights;")
+    ]
+    assert orders[0] == orders[1]
+
+
 def test_every_check_says_what_is_done_and_why() -> None:
     """Or that it does as another, which says it."""
     checks = all_checks()
