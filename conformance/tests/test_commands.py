@@ -182,7 +182,8 @@ def test_a_claim_that_was_proven_with_something_else_is_stale(
 
 def test_another_driver_in_the_last_probe_makes_stale(made: Path, noted: Callable[[str], Path]) -> None:
     noted("good")
-    probe = {"plugin": registry.find(made / "mine").version, "versions": {"numpy": "1.0"}, "devices": []}
+    version = registry.find(made / "mine").version
+    probe = {"when": "2999", "plugin": version, "versions": {"numpy": "1.0"}, "devices": []}
     paths.index().mkdir(parents=True, exist_ok=True)
     (paths.index() / "probe-mine.json").write_text(json.dumps(probe))
     assert "numpy" in standings(made)["llama"].why

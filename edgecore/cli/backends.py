@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def command(name: str | None, as_json: bool) -> None:
     """List every backend with its state, or NAME in full: devices, formats, precisions, options, claims."""
     if name:
-        _one(registry.find(name), as_json)
+        _one(name, registry.find(name), as_json)
         return
     entries = registry.discover().entries
     if as_json:
@@ -71,7 +72,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _one(entry: Entry, as_json: bool) -> None:
+def _one(named: str, entry: Entry, as_json: bool) -> None:
     manifest = entry.ready_manifest
     if as_json:
         from dataclasses import asdict
@@ -101,10 +102,10 @@ def _one(entry: Entry, as_json: bool) -> None:
     click.echo(f"\ncapabilities: {', '.join(c for c, on in manifest.capabilities.items() if on)}")
     if off:
         click.echo(f"declared absent: {', '.join(off)}")
-    _claims(proving.standings(entry))
+    _claims(named, proving.standings(entry))
 
 
-def _claims(standings: list[proving.Standing]) -> None:
+def _claims(named: str, standings: list[proving.Standing]) -> None:
     """Each claim with its state; claims that differ in nothing but the precision share a line."""
     lines: dict[tuple[str, ...], list[str]] = {}
     for s in standings:
@@ -115,4 +116,5 @@ def _claims(standings: list[proving.Standing]) -> None:
     rows = [(*key[:4], ", ".join(precisions), *key[4:]) for key, precisions in lines.items()]
     click.echo(table(("task", "family", "format", "device", "precision", "state", "found"), rows))
     if any(s.state in ("unproven", "stale") for s in standings):
-        click.echo("edgecore conformance run turns claims into evidence on the device at hand")
+        command = shlex.join(["edgecore", "conformance", "run", "--backend", named])
+        click.echo(f"{command} turns claims into evidence on the device at hand")

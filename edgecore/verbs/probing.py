@@ -14,6 +14,9 @@ from edgecore import paths
 if TYPE_CHECKING:
     from edgecore.registry import Entry
 
+_FACTS = {"when", "plugin", "devices", "versions"}
+"""What every recorded probe has: a file with less was written by someone else."""
+
 
 def probe(entry: Entry, deadline: float = 30.0) -> dict[str, Any]:
     """Ask the backend afresh, in a worker, and record the answer. Raises what the worker raises."""
@@ -44,10 +47,10 @@ def probe(entry: Entry, deadline: float = 30.0) -> dict[str, Any]:
 def last(name: str) -> dict[str, Any] | None:
     """The last recorded probe of a backend, None where it never was probed here."""
     try:
-        answer: dict[str, Any] = json.loads(_file(name).read_text())
+        answer = json.loads(_file(name).read_text())
     except (OSError, ValueError):
         return None
-    return answer
+    return answer if isinstance(answer, dict) and answer.keys() >= _FACTS else None
 
 
 def _file(name: str) -> Path:

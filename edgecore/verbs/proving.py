@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edgecore.contract.manifest import Claim
     from edgecore.registry import Entry
 
+NOTED = ("proven", "emulated", "unproven", "refuted")
+"""What a note says of a claim; that it is stale, only who reads it later can tell."""
 _FIELDS = ("task", "family", "format", "precision", "device")
 
 
@@ -33,38 +35,54 @@ class Standing:
     state: str
     """`proven`, `emulated`, `unproven`, `refuted` or `stale`."""
     why: str = ""
-    """What is stale about it; or when and at which level it was found."""
+    """What is stale about it; or at which level and when it was found, and what is another since."""
 
 
 def file_of(backend: str, device: str) -> Path:
     """Where the suite notes its findings."""
-    return paths.home() / "conformance" / f"{backend}-{device}.json"
+    return paths.home() / "conformance" / backend / f"{device}.json"
 
 
 def standings(entry: Entry) -> list[Standing]:
     """Every claim of a usable plugin, in the manifest's order."""
-    records = {d.name: _read(file_of(entry.name, d.name)) for d in entry.ready_manifest.devices}
-    older = {device: _older(entry, record) for device, record in records.items() if record}
-    found = {
-        tuple(str(c.get(n)) for n in _FIELDS): (str(c.get("state")), record)
-        for record in records.values()
-        if record
-        for c in record.get("claims", ())
-    }
-    made = []
-    for claim in entry.ready_manifest.claims:
-        state, record = found.get(tuple(getattr(claim, n) for n in _FIELDS), ("unproven", {}))
-        if not record:
-            made.append(Standing(claim, "unproven", "the conformance suite has not run on this device"))
-        elif state in ("proven", "emulated") and older[claim.device]:
-            made.append(Standing(claim, "stale", f"{state} with {older[claim.device]}"))
-        else:
-            made.append(Standing(claim, state, f"{record.get('level')}, {record.get('when')}"))
-    return made
+    notes = {d.name: _note(entry, d.name) for d in entry.ready_manifest.devices}
+    return [_standing(claim, notes[claim.device]) for claim in entry.ready_manifest.claims]
 
 
-def _older(entry: Entry, record: Mapping[str, Any]) -> str:
-    """What is another now than when the record was made, in words; empty where nothing is."""
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """What the last run on a device noted."""
+
+    found: str
+    """Level and time."""
+    states: Mapping[tuple[str, ...], Any]
+    """By the claim's fields."""
+    older: str
+    """What is another now, in words; empty where nothing is."""
+
+
+def _standing(claim: Claim, note: _Note | None) -> Standing:
+    if note is None:
+        return Standing(claim, "unproven", "the conformance suite has not run on this device")
+    state = note.states.get(tuple(getattr(claim, n) for n in _FIELDS))
+    if state in ("proven", "emulated") and note.older:
+        return Standing(claim, "stale", f"{state} with {note.older}")
+    found = f"{note.found}, with {note.older}" if note.older else note.found
+    return Standing(claim, state, found) if state in NOTED else Standing(claim, "unproven", f"{found}: not among it")
+
+
+def _note(entry: Entry, device: str) -> _Note | None:
+    """None where there is none that can be read."""
+    try:
+        note = json.loads(file_of(entry.name, device).read_bytes())
+        states = {tuple(str(c.get(n)) for n in _FIELDS): c.get("state") for c in note["claims"]}
+        return _Note(f"{note['level']}, {note['when']}", states, _older(entry, note))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _older(entry: Entry, note: Mapping[str, Any]) -> str:
+    """What is another now than when the note was made, in words; empty where nothing is."""
     now: dict[str, Any] = {
         "plugin": entry.version,
         "runtime": entry.runtime_version,
@@ -73,17 +91,19 @@ def _older(entry: Entry, record: Mapping[str, Any]) -> str:
     }
     if suite := _suite_version():
         now["suite"] = suite
-    if (probe := probing.last(entry.name)) is not None and probe.get("plugin") == entry.version:
+    # The suite probes for itself: an older probe knows older drivers.
+    probe = probing.last(entry.name)
+    if probe is not None and probe["plugin"] == entry.version and probe["when"] > note["when"]:
         now["drivers"] = probe["versions"]
-    return ", ".join(_words(n, record.get(n), v) for n, v in now.items() if record.get(n) != v)
+    return ", ".join(_words(n, note.get(n), v) for n, v in now.items() if note.get(n) != v)
 
 
 def _words(name: str, then: Any, now: Any) -> str:
     if name == "manifest":
         return "another manifest"
     if name == "drivers":
-        names = [n for n in sorted({*(then or {}), *now}) if (then or {}).get(n) != now.get(n)]
-        return ", ".join(f"{n} {(then or {}).get(n)} (now {now.get(n)})" for n in names)
+        then = then if isinstance(then, dict) else {}
+        return ", ".join(_words(n, then.get(n), now.get(n)) for n in sorted({*then, *now}) if then.get(n) != now.get(n))
     return f"{name} {then} (now {now})"
 
 
@@ -98,11 +118,3 @@ def _suite_version() -> str:
         except OSError:
             continue
     return ""
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        kept = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) else {}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -47,6 +48,10 @@ def test_a_misspelt_command_names_the_nearest():
     assert "quantize" in result.err
 
 
+@pytest.mark.skipif(
+    find_spec("edgecore_conformance") is not None,
+    reason="needs an environment without the conformance suite: python3 bootstrap.py test --only core",
+)
 def test_the_conformance_suite_names_its_installation_when_it_is_missing():
     result = edgecore("conformance", "run")
     assert result.code == 2
