@@ -29,6 +29,7 @@ def lines(draw: Random, special: Sequence[str], composed: int) -> list[str]:
     found += [unit * n for unit in (" ", "\n", "a", "7", "🙂", "\r\n") for n in (2, 3, 17, 33)]
     found += [before + token + after for token in special for before, after in (("", "x"), (" ", " "), ("a", "b"))]
     found += [f"a {token}\nb" for token in SPELLED]
+    found.append("\n".join(draw.sample(SENTENCES, len(SENTENCES))))  # more tokens than any buffer of a fixed size
     for _ in range(composed):
         words = [_word(draw, tokens) for _ in range(draw.randrange(1, 8))]
         found.append("".join(word + draw.choice(SPACES[:12] if draw.random() < 0.7 else SPACES) for word in words))

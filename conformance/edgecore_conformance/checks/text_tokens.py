@@ -165,9 +165,11 @@ class TextChat(OfTokens):
 
     Conversations of one turn and of several, with and without a system message, with text that looks like a template or
     like control tokens, are applied and tokenized; prompts and ids must be those of the model's own template in the
-    neutral tokenizer. A model without a template must raise `CannotDo`, and a template's refusal is `BadRequest`.
+    neutral tokenizer. So must the ids that `encode_chat` makes, in which control tokens that a message spells are text.
+    A model without a template must raise `CannotDo`, and a template's refusal is `BadRequest`.
 
-    A template of the runtime's own choosing gives plausible answers of a worse model.
+    A template of the runtime's own choosing gives plausible answers of a worse model. Ids that begin twice (the
+    template has the token for it, and the tokenizer adds another), or messages that may command, show in `encode_chat`.
     """
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
@@ -180,7 +182,8 @@ class TextChat(OfTokens):
             for messages in asked["conversations"]:
                 try:
                     prompt = session.apply_chat(messages)
-                    found.append({"prompt": prompt, "ids": session.tokenize(prompt, False, True)})
+                    ids = session.tokenize(prompt, False, True)
+                    found.append({"prompt": prompt, "ids": ids, "encoded": session.encode_chat(messages)})
                 except EdgecoreError as error:
                     found.append(error_of(error))
         return Observation({"found": found})
@@ -195,20 +198,22 @@ class TextChat(OfTokens):
                     f"conversation {number}: it raises {got.get('error', 'nothing')}, not {due['error']}",
                 )
             elif got != due:
-                what = "ids" if got.get("prompt") == due["prompt"] else "the prompt"
-                verdict.problems.append(
-                    f"conversation {number}: {what}: {_words(got)!r}, and should be {_words(due)!r}"
-                    if what == "the prompt"
-                    else f"conversation {number}: {_differ(got['ids'], due['ids'])}"
-                )
+                if got.get("prompt") != due["prompt"]:
+                    said = f"the prompt: {_words(got)!r}, and should be {_words(due)!r}"
+                else:
+                    which = next(name for name in ("ids", "encoded") if got[name] != due[name])
+                    said = f"{which}: {_differ(got[which], due[which])}"
+                verdict.problems.append(f"conversation {number}: {said}")
 
 
 def _applied(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     try:
-        prompt = tokenizer.apply_chat(messages)
+        prompt, encoded = tokenizer.apply_chat(messages), tokenizer.encode_chat(messages)
     except EdgecoreError as error:
         return dict(error_of(error))
-    return {"prompt": prompt, "ids": tokenizer.encode(prompt, add_special=False, parse_special=True)}
+    return {
+        "prompt": prompt, "ids": tokenizer.encode(prompt, add_special=False, parse_special=True), "encoded": encoded,
+    }  # fmt: skip
 
 
 def _words(found: Mapping[str, Any]) -> str:
