@@ -64,7 +64,8 @@ class Rejudging:
         if dict(row.proves) != dict(check.proves(self.known.manifest, cell)):
             yield f"speaks of {dict(row.proves)}, the check of {dict(check.proves(self.known.manifest, cell))}"
         applies = check.applies(self.known.manifest)
-        if (row.outcome is Outcome.NOT_APPLICABLE) != (not applies):
+        # A judgement may come to it as well, from outputs: that is computed again like every other.
+        if (row.outcome is Outcome.NOT_APPLICABLE and not row.raw) != (not applies):
             does = "applies" if applies else "does not apply"
             yield f"is {row.outcome.value}, and the check {does} to this manifest"
             return

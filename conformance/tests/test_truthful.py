@@ -1,4 +1,4 @@
-"""No false alarms: plugins that tell the truth pass whole, level quick, twice."""
+"""No false alarms: plugins that tell the truth pass whole, level quick, twice, the second time on other inputs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from edgecore_conformance.check import row_id
 from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.rows import Row
 from edgecore_conformance.run import Run
+from edgecore_conformance.verify import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 GOOD = (Outcome.PASSED, Outcome.UNSUPPORTED, Outcome.NOT_APPLICABLE)
 
 
-def quick(backend: str, out: Path) -> list[Row]:
+SEEDS = pytest.mark.parametrize("seed", [0, 1], ids=["everybody's inputs", "challenged"])
+
+
+def quick(backend: str, out: Path, seed: int = 0) -> list[Row]:
     """Every row of level quick, by the one runner."""
-    run = Run(backend, out=out, expectations=False)
+    run = Run(backend, out=out, seed=seed, expectations=False)
     pairs = run.pairs()
     run.select([row_id(check.name(), cell) for check, cell in pairs])
     rows = [run.row(check, cell) for check, cell in pairs]
@@ -31,17 +35,19 @@ def alarms(rows: list[Row]) -> list[str]:
     return [f"{row.row}: {row.outcome.value}: {row.message}" for row in rows if row.outcome not in GOOD]
 
 
-@pytest.mark.parametrize("time", ["first", "second"])
-def test_the_reference_passes_whole(time: str, tmp_path: Path) -> None:
-    assert alarms(quick("reference", tmp_path / "bundle")) == []
+@SEEDS
+def test_the_reference_passes_whole_and_its_bundle_is_consistent(seed: int, tmp_path: Path) -> None:
+    assert alarms(quick("reference", tmp_path / "bundle", seed)) == []
+    assert verify(tmp_path / "bundle").contradictions == []
 
 
 @pytest.mark.skipif(
     find_spec("llama_cpp") is None, reason="needs llama-cpp-python: python3 bootstrap.py test --only conformance"
 )
-@pytest.mark.parametrize("time", ["first", "second"])
-def test_llama_cpp_passes_whole(time: str, tmp_path: Path) -> None:
-    assert alarms(quick("llamacpp", tmp_path / "bundle")) == []
+@SEEDS
+def test_llama_cpp_passes_whole_and_its_bundle_is_consistent(seed: int, tmp_path: Path) -> None:
+    assert alarms(quick("llamacpp", tmp_path / "bundle", seed)) == []
+    assert verify(tmp_path / "bundle").contradictions == []
 
 
 @pytest.mark.parametrize("base", TRUTHFUL)

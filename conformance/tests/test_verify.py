@@ -14,6 +14,7 @@ from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell
 from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation
+from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.rejudging import _close, _numberless
 from edgecore_conformance.verify import CANNOT_KNOW, verify
 
@@ -27,6 +28,13 @@ class Absent(Wrong):
         from edgecore.contract.errors import DeviceUnavailable
 
         raise DeviceUnavailable("there is no such device")
+
+
+class Spared(Wrong):
+    """text.spared: finds that there is nothing to judge here, from what it saw."""
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        verdict.claimed = Outcome.NOT_APPLICABLE
 
 
 class Edge(Wrong):
@@ -46,6 +54,15 @@ class Twice(Wrong):
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         verdict.expect(seen.facts["value"] == 3, "not three")
+
+
+def test_a_row_that_does_not_apply_because_of_what_was_seen_is_judged_again_like_every_other(tmp_path: Path) -> None:
+    with small_suite(Spared):
+        run = run_small(tmp_path / "b")
+        found = verify(tmp_path / "b")
+    assert [row.outcome for row in run.finished()] == [Outcome.NOT_APPLICABLE]
+    assert found.consistent, found.contradictions
+    assert found.recomputed == 1
 
 
 def test_what_can_be_recomputed_is_counted_and_what_cannot_is_told(tmp_path: Path) -> None:
