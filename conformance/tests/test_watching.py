@@ -81,11 +81,16 @@ def test_suspensions_that_are_never_reached_end_with_the_block() -> None:
 
 def test_a_suspension_ends_with_the_block_however_the_block_ends() -> None:
     begun = time.monotonic()
-    with process(SLEEP) as pid:
-        with pytest.raises(KeyboardInterrupt), watching.suspensions(pid, [0.0], 60.0):
+
+    def interrupted(pid: int) -> None:
+        with watching.suspensions(pid, [0.0], 60.0):
             while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
                 time.sleep(0.01)
             raise KeyboardInterrupt
+
+    with process(SLEEP) as pid:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(pid)
         assert psutil.Process(pid).status() != psutil.STATUS_STOPPED
     assert time.monotonic() - begun < 30
 
