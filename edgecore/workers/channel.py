@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
-from edgecore.contract.errors import BadRequest, EdgecoreError, PluginFault, Timeout, WorkerCrashed, from_wire
+from edgecore.contract.errors import BadRequest, EdgecoreError, Timeout, WorkerCrashed, from_wire
 from edgecore.contract.progress import Progress
 from edgecore.workers.arena import ArenaReader, ArenaWriter
 from edgecore.workers.transport import Transport
@@ -112,19 +112,23 @@ class Channel:
     def start(
         self, method: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any], target: int
     ) -> tuple[int, Inbox]:
-        """Send a call whose messages arrive in the inbox. Raises when the worker is gone or an argument cannot
-        travel."""
-        number, inbox = next(self._numbers), Inbox()
+        """Send a call whose messages arrive in the inbox. Raises when the worker is gone, `BadRequest` for an argument
+        that cannot travel."""
+        number, inbox, sent = next(self._numbers), Inbox(), False
         self._line.inboxes[number] = inbox
-        if self._line.ended.is_set():
-            raise self._gone()
-        self._doing = method.removeprefix("edgecore_")
         try:
+            if self._line.ended.is_set():
+                raise self._gone()
+            self._doing = method.removeprefix("edgecore_")
             self.send("call", number, target, method, list(arguments), dict(keywords))
+            sent = True
         except UnicodeEncodeError as error:
             raise BadRequest(f"the text is not valid Unicode: {error}", supported="text that UTF-8 can hold") from None
-        except (TypeError, OverflowError) as error:
-            raise PluginFault(f"{method}: {error}") from None
+        except (TypeError, OverflowError, ValueError) as error:
+            raise BadRequest(f"{self._doing}: {error}") from None
+        finally:
+            if not sent:
+                self._line.inboxes.pop(number, None)
         return number, inbox
 
     def send(self, *message: Any) -> None:
@@ -231,7 +235,8 @@ def _read(line: _Line) -> None:
     try:
         while (frame := line.transport.receive()) is not None:
             kind, number, *rest = line.codec.unpack(frame)
-            inbox = line.inboxes.get(number)
+            # Nothing follows these two; what follows an answer, if anything, only its caller knows.
+            inbox = line.inboxes.pop(number, None) if kind in ("error", "end") else line.inboxes.get(number)
             if inbox is not None:
                 inbox.put([kind, *rest])
     except Exception as error:

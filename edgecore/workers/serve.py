@@ -99,6 +99,8 @@ class Server:
     objects: dict[int, Any] = field(default_factory=dict)
     streams: dict[int, _Stream] = field(default_factory=dict)
     inbox: SimpleQueue[list[Any]] = field(default_factory=SimpleQueue)
+    waiting: set[int] = field(default_factory=set)
+    """Calls whose turn has not come."""
     cancelled: set[int] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -132,10 +134,22 @@ class Server:
 
         while (frame := read_frame(self.requests)) is not None:
             message = self.codec.unpack(frame)
-            if message[0] == "cancel":
+            if message[0] == "call":
+                self.waiting.add(message[1])
+            elif message[0] == "cancel":
                 self.cancelled.add(message[1])
+                if self._take(message[1]):
+                    self._send("end", message[1])
             self.inbox.put(message)
         _end_group()
+
+    def _take(self, call: int) -> bool:
+        """Whether a call still waited. Only one thread gets it: the one that begins it, or the one that cancels it."""
+        try:
+            self.waiting.remove(call)
+        except KeyError:
+            return False
+        return True
 
     def _send(self, *message: Any) -> None:
         from edgecore.workers.transport import write_frame
@@ -149,6 +163,8 @@ class Server:
     # ---- requests ----
 
     def _call(self, call: int, target: int, method: str, arguments: list[Any], keywords: dict[str, Any]) -> bool:
+        if not self._take(call):
+            return True
         self._hold(target, method)
         try:
             answer = self._answer(call, target, method, arguments, keywords)

@@ -20,7 +20,6 @@ from edgecore.contract.errors import (
     BadRequest,
     CannotDo,
     DoesNotFit,
-    PluginFault,
 )
 from edgecore.contract.hookspecs import ConvertLimits
 from edgecore.contract.measurement import Workload
@@ -197,12 +196,41 @@ def test_arrays_that_are_not_contiguous_and_arrays_of_text_travel(echo: TensorSe
     got = echo({"s": strided, "t": texts})
     assert np.array_equal(got["s"], strided)
     assert got["t"].tolist() == texts.tolist()
-    with pytest.raises(PluginFault, match="cannot travel"):
+    with pytest.raises(BadRequest, match="cannot travel"):
         echo({"x": np.array([object()])})
     assert echo({"x": strided})["x"].shape == strided.shape
 
 
+def test_an_argument_that_cannot_travel_is_the_callers_fault(plugin: Connect, tmp_path: Path) -> None:
+    session = text(plugin(), tmp_path / "a")
+    knot: list[Any] = []
+    knot.append(knot)
+    for call in (
+        lambda: session.context().step(2**70),
+        lambda: session.generate([2**70]),
+        lambda: session.token_bytes(object()),  # type: ignore[arg-type]
+        lambda: session.apply_chat([{"role": "user", "content": knot}]),  # type: ignore[dict-item]
+        lambda: session.tokenize("\ud800"),
+    ):
+        with pytest.raises(BadRequest):
+            call()
+    assert session.tokenize("a") == [97]
+
+
 # ---- streams ----
+
+
+def test_nothing_is_kept_of_calls_and_streams_that_have_ended(plugin: Connect, tmp_path: Path) -> None:
+    session = text(plugin(), tmp_path / "a")
+    assert len(list(session.generate([1], max_tokens=3, sampling=GREEDY))) == 4
+    assert len(list(session.score([1, 2, 3, 4, 5]))) == 2
+    next(session.generate([1], sampling=GREEDY))
+    for failing in (lambda: list(session.generate([999])), lambda: session.tokenize("\ud800")):
+        with pytest.raises(BadRequest):
+            failing()
+    gc.collect()
+    assert session.tokenize("a") == [97]
+    assert session._remote.channel._line.inboxes == {}  # type: ignore[attr-defined]
 
 
 def test_closing_a_generation_leaves_the_context_where_its_reader_stopped(plugin: Connect, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ def edgecore_convert(source, out, format, progress):
                 time.sleep(0.01)
         finally:
             (out / "cleaned up").touch()
+    if format == "doze":
+        (out / "begun").touch()
+        time.sleep(1.5)
     act(format)
     return Made(())
 
@@ -180,6 +184,19 @@ def test_a_worker_has_two_seconds_to_stop(backend: Backend, tmp_path: Path) -> N
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that are about something else than how long it takes."""
     monkeypatch.setattr("edgecore.workers.channel.GRACE", 0.3)
+
+
+def test_a_call_whose_turn_has_not_come_is_given_up_without_harm_to_the_one_before(
+    backend: Backend, tmp_path: Path, short_grace: None
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(convert, backend, tmp_path, "doze")
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        with pytest.raises(Timeout):
+            backend.probe(deadline=0.1)
+        assert first.result() is not None
+    assert backend.probe().devices
 
 
 @pytest.mark.parametrize("what", ["hang", "hold", "swallow"])
