@@ -21,6 +21,7 @@ from edgecore.contract import (
     BadRequest,
     ConvertLimits,
     CorruptModel,
+    EdgecoreError,
     Made,
     PayloadFile,
     Placement,
@@ -36,9 +37,13 @@ from edgecore.contract import (
 PLACEMENT = Placement(
     PlacementSource.RUNTIME_ASSIGNMENT, operators={"cpu": 1.0}, detail="onnx.reference computes with numpy, on the CPU"
 )
-CANNOT = (NotImplementedError, ImportError, RuntimeError)
+FEEDS = (ValueError, LookupError, ArithmeticError)
+"""What numpy raises for arrays that do not go together and for indices out of range. Names, types and declared shapes
+are checked before; two symbolic dimensions may still contradict each other, and a value may be no index."""
+CANNOT = (RuntimeError, ImportError, TypeError, AttributeError, AssertionError)
 """What the evaluator raises for an operator that it lacks, that needs a package that is not here (ImageDecoder), or
-that it gets wrong (Scan of operator set 8). Feeds are checked before, so none of them is the caller's fault."""
+that it gets wrong (Scan of operator set 8). A few are about shapes all the same (a window larger than its image), as
+their words tell and nothing else."""
 LARGEST_PROTOBUF = 1 << 30
 """Bytes of weights above which they go to a file of their own: a protobuf message ends at 2 GiB."""
 
@@ -52,7 +57,7 @@ class OnnxSession(TensorSession):
         self._outputs = tuple(specs(model.graph.output))
         try:
             self._evaluator: ReferenceEvaluator | None = ReferenceEvaluator(model)
-        except CANNOT as error:
+        except (*CANNOT, *FEEDS) as error:
             raise unsupported(path, error) from None
         self._path = path
 
@@ -74,10 +79,8 @@ class OnnxSession(TensorSession):
         check_feeds(self._inputs, feeds)
         try:
             answers = self._evaluator.run(None, dict(feeds))
-        except CANNOT as error:
-            raise unsupported(self._path, error) from None
-        except ValueError as error:
-            raise BadRequest(f"{self._path.name}: these inputs do not go together: {error}") from None
+        except (*CANNOT, *FEEDS) as error:
+            raise refusal(self._path, error) from None
         return {spec.name: np.asarray(answer) for spec, answer in zip(self._outputs, answers, strict=True)}
 
     def close(self) -> None:
@@ -152,6 +155,8 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, NDArray[Any]
         if spec.name not in feeds:
             raise BadRequest(f"input {spec.name!r} is missing", supported=named)
         feed = feeds[spec.name]
+        if not isinstance(feed, np.ndarray):
+            raise BadRequest(f"input {spec.name!r} is no array: {type(feed).__name__}", supported=named)
         if feed.dtype.name != spec.dtype:
             raise BadRequest(f"input {spec.name!r} has type {feed.dtype.name}", supported=spec.dtype)
         fits = len(feed.shape) == len(spec.shape) and all(
@@ -191,7 +196,17 @@ def type_name(elem_type: int) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(elem_type).name)
 
 
-def unsupported(path: Path, error: Exception) -> UnsupportedModel:
+def refusal(path: Path, error: BaseException) -> EdgecoreError:
+    """Whose fault a failed evaluation is. The first cause tells: the evaluator wraps what numpy says of two shapes in a
+    `TypeError` of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, FEEDS):
+        return BadRequest(f"{path.name}: these inputs do not go together: {first_line(error)}")
+    return unsupported(path, error)
+
+
+def unsupported(path: Path, error: BaseException) -> UnsupportedModel:
     return UnsupportedModel(f"{path}: {first_line(error)}", supported="the operators of onnx.reference")
 
 

@@ -69,6 +69,7 @@ def test_it_computes_what_the_graph_says(model: Path, run: Any) -> None:
         ({"x": np.ones(3, np.float32)}, r"'x' has shape \[3\]"),
         ({"z": np.ones((3, 4), np.float32)}, r"'z' has shape \[3, 4\]"),
         ({"surplus": np.ones(1, np.float32)}, "no input 'surplus'"),
+        ({"x": [[1.0, 2.0, 3.0]]}, "'x' is no array: list"),
     ],
 )
 def test_a_wrong_feed_is_an_error_that_names_the_input(model: Path, run: Any, wrong: Any, named: str) -> None:
@@ -113,6 +114,56 @@ def test_missing_external_data_is_corrupt(model: Path, tmp_path: Path, run: Any)
 def test_an_unknown_operator_is_not_supported(tmp_path: Path, run: Any) -> None:
     with pytest.raises(UnsupportedModel, match="Mystery"):
         run(graph(tmp_path / "custom.onnx", op="Mystery", domain="com.example"))
+
+
+def of_two(path: Path, op: str, second: int = TensorProto.FLOAT, domain: str = "", **attributes: Any) -> Path:
+    """`y = op(x, z)`, every dimension of x and z a symbol of its own."""
+    made = helper.make_graph(
+        [helper.make_node(op, ["x", "z"], ["y"], domain=domain, **attributes)],
+        "test",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["a", "b"]),
+            helper.make_tensor_value_info("z", second, ["c", "d"]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["e", "f"])],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(made, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Add", "Concat"])
+def test_shapes_that_contradict_each_other_are_the_callers_fault(tmp_path: Path, run: Any, op: str) -> None:
+    path = of_two(tmp_path / "model.onnx", op, **({"axis": 0} if op == "Concat" else {}))
+    x, z = np.ones((2, 3), np.float32), np.ones((5, 4), np.float32)
+    with run(path) as session:
+        with pytest.raises(BadRequest, match=r"model\.onnx: these inputs do not go together: .*(5|4)"):
+            session({"x": x, "z": z})
+        assert session({"x": x, "z": x.T if op == "MatMul" else x})["y"].size
+
+
+@pytest.mark.parametrize(("op", "domain"), [("Gather", ""), ("GatherND", ""), ("ArrayFeatureExtractor", "ai.onnx.ml")])
+def test_an_index_out_of_range_is_the_callers_fault(tmp_path: Path, run: Any, op: str, domain: str) -> None:
+    path = of_two(tmp_path / "model.onnx", op, TensorProto.INT64, domain)
+    with run(path) as session:
+        with pytest.raises(BadRequest, match="index 9 is out of bounds"):
+            session({"x": np.ones((2, 3), np.float32), "z": np.full((1, 1), 9)})
+        assert session({"x": np.ones((2, 3), np.float32), "z": np.ones((1, 1), np.int64)})["y"].size
+
+
+def test_what_the_evaluator_cannot_do_is_not_supported_whatever_it_raises(tmp_path: Path, run: Any) -> None:
+    """LRN is written for images alone: a fault of no feed, told when it is run."""
+    path = tmp_path / "model.onnx"
+    made = helper.make_graph(
+        [helper.make_node("LRN", ["x"], ["y"], size=3)],
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "c", "d"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "c", "d"])],
+    )
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    with run(path) as session, pytest.raises(UnsupportedModel, match="LRN") as refused:
+        session({"x": np.ones((1, 2, 3), np.float32)})
+    assert "onnx.reference" in refused.value.supported
 
 
 def test_convert_seals_the_same_computation_with_the_shapes_asked_for(
