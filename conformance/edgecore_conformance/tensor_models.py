@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +34,26 @@ CALIBRATED = 16
 class Graph:
     """`total = relu(zeta @ weight) + alpha`, `gate = sigmoid(zeta @ weight)`.
 
-    zeta is (batch, WIDE), alpha (batch, NARROW). The names are in another order than the alphabet's, and so are
-    inputs and outputs of different shape."""
+    zeta is (batch, WIDE), alpha (batch, NARROW), or with another open axis (batch, length, ...). The names are in
+    another order than the alphabet's, and so are inputs and outputs of different shape."""
 
     weight: NDArray[np.float32]
+    axes: tuple[str, ...] = ("batch",)
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What inputs and outputs are called instead."""
 
     def write(self, path: Path) -> Path:
         import onnx
         from onnx import TensorProto, helper, numpy_helper
 
         def value(name: str, width: int) -> Any:
-            return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+            return helper.make_tensor_value_info(self.name(name), TensorProto.FLOAT, [*self.axes, width])
 
         nodes = [
-            helper.make_node("MatMul", ["zeta", "weight"], ["product"]),
+            helper.make_node("MatMul", [self.name("zeta"), "weight"], ["product"]),
             helper.make_node("Relu", ["product"], ["positive"]),
-            helper.make_node("Add", ["positive", "alpha"], ["total"]),
-            helper.make_node("Sigmoid", ["product"], ["gate"]),
+            helper.make_node("Add", ["positive", self.name("alpha")], [self.name("total")]),
+            helper.make_node("Sigmoid", ["product"], [self.name("gate")]),
         ]
         graph = helper.make_graph(
             nodes,
@@ -63,8 +66,15 @@ class Graph:
         onnx.save(model, str(path))
         return path
 
+    def name(self, plain: str) -> str:
+        return self.names.get(plain, plain)
+
+    def renamed(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Feeds as the model calls them."""
+        return {self.name(name): array for name, array in arrays.items()}
+
     def expected(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
-        """float64."""
+        """float64, by their plain names."""
         product = feeds["zeta"].astype(np.float64) @ self.weight.astype(np.float64)
         return {
             "total": np.maximum(product, 0) + feeds["alpha"].astype(np.float64),
@@ -78,11 +88,12 @@ def graph(known: Known, purpose: str) -> Graph:
     return Graph((draw.standard_normal((WIDE, NARROW)) / np.sqrt(WIDE)).astype(np.float32))
 
 
-def feeds(known: Known, purpose: str, batch: int) -> Arrays:
-    draw = np.random.default_rng(known.draw(f"feeds {purpose} {batch}").getrandbits(64))
+def feeds(known: Known, purpose: str, *sizes: int) -> Arrays:
+    """Of the open axes' sizes: the batch, and where there is one the length."""
+    draw = np.random.default_rng(known.draw(f"feeds {purpose} {' '.join(map(str, sizes))}").getrandbits(64))
     return {
-        "zeta": draw.standard_normal((batch, WIDE)).astype(np.float32),
-        "alpha": draw.standard_normal((batch, NARROW)).astype(np.float32),
+        "zeta": draw.standard_normal((*sizes, WIDE)).astype(np.float32),
+        "alpha": draw.standard_normal((*sizes, NARROW)).astype(np.float32),
     }
 
 
@@ -179,10 +190,12 @@ def native(bench: Bench, path: Path) -> Artifact:
     )  # fmt: skip
 
 
-def drawn_artifact(bench: Bench, purpose: str, precision: str = "") -> Artifact:
-    """The graph of a purpose, for the plugin to open."""
-    source = graph(bench.known, purpose).write(bench.folder("graph") / "model.onnx")
-    return artifact(bench, source, precision, calibration=[feeds(bench.known, f"calibration {i}", 4) for i in range(8)])
+def drawn_artifact(bench: Bench, purpose: str, precision: str = "", **otherwise: Any) -> Artifact:
+    """The graph of a purpose, for the plugin to open; `otherwise` are fields of `Graph`."""
+    drawn = replace(graph(bench.known, purpose), **otherwise)
+    sizes = (4,) * len(drawn.axes)
+    calibration = [drawn.renamed(feeds(bench.known, f"calibration {i}", *sizes)) for i in range(8)]
+    return artifact(bench, drawn.write(bench.folder("graph") / "model.onnx"), precision, calibration=calibration)
 
 
 def classifier(bench: Bench, precision: str = "") -> tuple[Artifact, Arrays]:

@@ -11,21 +11,32 @@ from typing import Any
 
 import numpy as np
 
-from edgecore.contract.errors import EdgecoreError
+from edgecore.contract.errors import EdgecoreError, UnsupportedModel
 from edgecore.contract.manifest import Manifest
 from edgecore.contract.sessions import TensorSession
 from edgecore_conformance import tensor_models as models
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check, has_task
-from edgecore_conformance.checks import tensor_classifier, tensor_memory, tensor_operators
-from edgecore_conformance.checks.tensor_base import TensorCheck, judge_values, keep_answer, static_batch
+from edgecore_conformance.checks import tensor_classifier, tensor_memory, tensor_operators, tensor_types
+from edgecore_conformance.checks.tensor_base import TensorCheck, answer_of, judge_values, keep_answer, static_batch
 from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation, error_of
 from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.tensor_models import Arrays
 
-__all__ = ["tensor_classifier", "tensor_memory", "tensor_operators"]
+__all__ = ["tensor_classifier", "tensor_memory", "tensor_operators", "tensor_types"]
 BATCHES = (1, 3, 7)
+REFUSALS = ("BadRequest", "UnsupportedModel", "CannotDo")
+"""Errors by which an empty batch may be refused."""
+LENGTHS = ((2, 5), (1, 9), (4, 2), (2, 5))
+"""(batch, length), one call after the other."""
+EXPORTED = {
+    "zeta": "serving_default_x:0",
+    "alpha": "input.1",
+    "total": "StatefulPartitionedCall:0",
+    "gate": "/out/Sigmoid_output_0",
+}
+"""Names as exporters write them."""
 
 
 @check
@@ -54,7 +65,8 @@ class Specs(TensorCheck):
     """tensor.specs: inputs and outputs have the model's names, types, shapes and order; feeds go by name.
 
     A feed by another order of its names must give the same answer: runtimes that take inputs by position mix them up
-    where a plugin does not sort them. A symbolic dimension is stated as a name, a fixed one as a number.
+    where a plugin does not sort them. A symbolic dimension is stated as a name, a fixed one as a number. The same graph
+    with names as TensorFlow's and PyTorch's exporters write them keeps these, whatever identifiers a format allows.
     """
 
     def watched(self, session: TensorSession, bench: Bench, seen: Observation) -> None:
@@ -62,6 +74,15 @@ class Specs(TensorCheck):
         feeds = models.feeds(bench.known, f"{self.name()} same", batch)
         keep_answer(seen, "as listed", session({n: feeds[n] for n in ("zeta", "alpha")}), batch)
         keep_answer(seen, "reversed", session({n: feeds[n] for n in ("alpha", "zeta")}), batch)
+        artifact = models.drawn_artifact(bench, self.name(), seen.facts["precision"], names=EXPORTED)
+        with bench.session(artifact, threads=1) as exported:
+            assert isinstance(exported, TensorSession)
+            given = [[s.name for s in side] for side in (exported.inputs, exported.outputs)]
+            seen.facts["exported"] = given
+            if {n for side in given for n in side} == set(EXPORTED.values()):
+                answer = exported({EXPORTED[n]: array for n, array in feeds.items()})
+                plain = {name: n for n, name in EXPORTED.items()}
+                keep_answer(seen, "exported", {plain.get(n, n): array for n, array in answer.items()}, batch)
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         due = {
@@ -76,7 +97,12 @@ class Specs(TensorCheck):
                 verdict.expect(dtype == "float32", f"{name}: stated as {dtype}, the model has float32")
                 fits = len(shape) == 2 and shape[1] == width and (isinstance(shape[0], str) or shape[0] > 0)
                 verdict.expect(fits, f"{name}: stated as {shape}, the model has ['batch', {width}]")
-        for label in ("as listed", "reversed"):
+        due_names = [[EXPORTED[n] for n in side] for side in (("zeta", "alpha"), ("total", "gate"))]
+        stated = seen.facts["exported"]
+        verdict.expect(stated == due_names, f"inputs and outputs are called {stated}, the model has {due_names}")
+        for label in ("as listed", "reversed", "exported"):
+            if label not in seen.facts["calls"]:
+                continue
             self.right(seen, label, known, verdict, drawn="same")
             for name, about in seen.facts["calls"][label]["answer"].items():
                 verdict.expect(about["dtype"] == "float32", f"{name} came as {about['dtype']}, stated is float32")
@@ -86,8 +112,11 @@ class Specs(TensorCheck):
 class Dynamic(TensorCheck):
     """tensor.dynamic_shapes: a dimension that is stated by name takes any size, in any order.
 
-    One session is called with batches of 1, 3 and 7 and of 1 again; each must be right. A runtime that has fixed shapes
-    says so with a number in its specs: another size must then be `BadRequest`, and the row reads *unsupported*.
+    One session is called with batches of 1, 3 and 7 and of 1 again, and at last with none at all; each must be right,
+    and an empty one right or refused by a typed error. So must be a model that has a second open axis, as text and
+    audio have, in several lengths. A runtime that has fixed shapes says so with a number in its specs: another size
+    must then be `BadRequest`, and the row reads *unsupported*; a model whose second axis it cannot leave open it may
+    refuse.
     """
 
     def watched(self, session: TensorSession, bench: Bench, seen: Observation) -> None:
@@ -99,6 +128,25 @@ class Dynamic(TensorCheck):
                 seen.facts.setdefault("refused", {})[label] = dict(error_of(error))
         if "batch 1" in seen.facts.get("calls", {}):
             keep_answer(seen, "again", session(models.feeds(bench.known, f"{self.name()} batch 1", 1)), 1)
+        try:
+            self.call(session, bench, seen, "empty", 0)
+        except EdgecoreError as error:
+            seen.facts["empty"] = dict(error_of(error))
+        try:
+            self.lengths(bench, seen)
+        except UnsupportedModel as error:
+            seen.facts["lengths"] = dict(error_of(error))
+
+    def lengths(self, bench: Bench, seen: Observation) -> None:
+        """Calls of the model with two open axes."""
+        artifact = models.drawn_artifact(bench, self.name(), seen.facts["precision"], axes=("batch", "length"))
+        with bench.session(artifact, threads=1) as session:
+            assert isinstance(session, TensorSession)
+            if any(isinstance(size, int) for spec in session.inputs for size in spec.shape[:2]):
+                raise UnsupportedModel("an axis that the model leaves open is fixed")
+            for number, sizes in enumerate(LENGTHS):
+                fed = models.feeds(bench.known, f"{self.name()} lengths", *sizes)
+                keep_answer(seen, f"length {number}", session(fed), sizes[0])
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         fixed = [size for _, _, shape in seen.facts["inputs"] for size in shape[:1] if isinstance(size, int)]
@@ -113,6 +161,18 @@ class Dynamic(TensorCheck):
                 self.right(seen, label, known, verdict)
         if "again" in seen.facts.get("calls", {}):
             self.right(seen, "again", known, verdict, drawn="batch 1")
+        if "empty" in seen.facts:
+            said = seen.facts["empty"]
+            verdict.expect(said["error"] in REFUSALS, f"an empty batch: {said['error']}: {said['what']}")
+        else:
+            answer = answer_of(seen, "empty")
+            shapes = {name: list(array.shape) for name, array in answer.items()}
+            due = [0, models.NARROW]
+            verdict.expect(shapes == {"gate": due, "total": due}, f"an empty batch: shapes {shapes}, due are {due}")
+        for number, sizes in enumerate(LENGTHS if "lengths" not in seen.facts else ()):
+            feeds = models.feeds(known, f"{self.name()} lengths", *sizes)
+            expected = models.graph(known, self.name()).expected(feeds)
+            judge_values(seen, f"length {number}", expected, known, verdict)
         if fixed:
             verdict.claimed = Outcome.UNSUPPORTED
 
@@ -134,6 +194,8 @@ class WrongFeeds(TensorCheck):
         "width",
         "rank",
         "batches differ",
+        "same size",
+        "one more axis",
         "none",
     )
 
@@ -154,7 +216,7 @@ class WrongFeeds(TensorCheck):
         named = {
             "missing zeta": ["zeta"], "missing alpha": ["alpha"], "surplus": ["beta"], "float64": ["zeta"],
             "integers": ["alpha"], "width": ["zeta"], "rank": ["alpha"], "batches differ": ["zeta", "alpha"],
-            "none": ["zeta", "alpha"],
+            "same size": ["zeta"], "one more axis": ["zeta"], "none": ["zeta", "alpha"],
         }  # fmt: skip
         for name in self.wrong:
             said = seen.facts["said"][name]
@@ -188,6 +250,10 @@ def wrong_feeds(good: Arrays, name: str) -> Arrays:
             return {**good, "alpha": alpha[0]}
         case "batches differ":
             return {**good, "zeta": np.concatenate([zeta, zeta[:1]])}
+        case "same size":
+            return {**good, "zeta": zeta.reshape(-1, models.WIDE // 2)}
+        case "one more axis":
+            return {**good, "zeta": zeta[None]}
     return {}
 
 

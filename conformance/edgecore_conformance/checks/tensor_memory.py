@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from edgecore.contract.sessions import TensorSession
+from edgecore.workers.limits import anonymous_bytes
 from edgecore_conformance import tensor_models as models
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, check
@@ -17,6 +20,20 @@ from edgecore_conformance.checks.tensor_base import TensorCheck, answer_of, judg
 from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.tensor_models import Arrays
+
+FED = 2500
+"""Rows of a feed: a third of a megabyte."""
+ROUNDS, CALLS, OPENS = 6, 10, 5
+MIB, GROWTH_MIB = 1 << 20, 1.5
+
+
+def handles(pid: int) -> tuple[int, int]:
+    """(open files, threads) of a process; -1 where the system does not tell."""
+    with suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        files = process.num_fds() if hasattr(process, "num_fds") else -1
+        return files, process.num_threads()
+    return -1, -1
 
 
 @check
@@ -137,6 +154,53 @@ class History(TensorCheck):
             for label in ("a again", "after closing"):
                 same = models.digest(answer_of(seen, label)) == first
                 verdict.expect(same, f"{label}: not bit by bit what it was, and the backend declares deterministic")
+
+
+@check
+class Memory(TensorCheck):
+    """tensor.memory: memory does not grow with calls, and comes back after close.
+
+    In a worker of its own, one session answers feeds of a third of a megabyte, round after round; then sessions on the
+    same model are opened, called and closed. The worker's anonymous memory is read from outside. After the first round
+    of each, no round may add more than a megabyte and a half, but for one: an allocator's single step. Files and
+    threads stay as many as they were.
+
+    A plugin that keeps what it was fed, or an inference request for every call, ends a server in its third week.
+    """
+
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        artifact = models.drawn_artifact(bench, self.name())
+        seen = Observation({"precision": models.finest(bench.manifest, bench.device), "calls": [], "opens": []})
+        with bench.fresh() as backend:
+            with bench.session(artifact, backend=backend, threads=1) as session:
+                assert isinstance(session, TensorSession)
+                feeds = models.feeds(bench.known, self.name(), static_batch(session, FED))
+                for _ in range(ROUNDS):
+                    for _ in range(CALLS):
+                        session(feeds)
+                    seen.facts["calls"].append([anonymous_bytes(backend.pid), *handles(backend.pid)])
+            for _ in range(ROUNDS):
+                for _ in range(OPENS):
+                    with bench.session(artifact, backend=backend, threads=1) as session:
+                        assert isinstance(session, TensorSession)
+                        session(feeds)
+                seen.facts["opens"].append([anonymous_bytes(backend.pid), *handles(backend.pid)])
+        return seen
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        for what, times in (("calls", CALLS), ("opens", OPENS)):
+            readings = seen.facts[what]
+            if len(readings) != ROUNDS:
+                verdict.problems.append(f"{len(readings)} rounds of {what}, where {ROUNDS} are due")
+                continue
+            added = sorted(later[0] - former[0] for former, later in pairwise(readings[1:]))
+            verdict.figure(
+                f"growth of {times} {what}", added[-2] / MIB, GROWTH_MIB, "<=", "MiB",
+                "the second most of four rounds",
+            )  # fmt: skip
+            for number, name in ((1, "open files"), (2, "threads")):
+                grown = readings[-1][number] - readings[1][number]
+                verdict.figure(f"growth of {name}, {what}", grown, 2, "<=", "", "none, but noise")
 
 
 def history_feeds(known: Known, check_name: str, which: str, batch: int) -> Arrays:
