@@ -59,7 +59,8 @@ class TextLogits(TextCheck):
     was trained for, and to use the set that belongs to it.
 
     Of some families there is a variant, with what the first release of Mistral and the published BitNet do: a window in
-    every layer; packed ternary weights, squared ReLU and 8-bit activations. A backend that claims the family answers it
+    every layer; packed ternary weights, squared ReLU and 8-bit activations (whose rounding multiplies every error, so
+    the bound is that of 8-bit kernels, and leaving it out is not seen). A backend that claims the family answers it
     right, or refuses it (`UnsupportedModel`, by convert or when it is opened), or says in a note of convert, one that
     it does not make of the family's own checkpoint, that it answers otherwise. The latter two are `unsupported`; other
     numbers without a word are a failure.

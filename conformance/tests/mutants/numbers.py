@@ -143,12 +143,10 @@ def layer_window(was, self, layer):
         "mistral",
     ),
     _numbers(
-        "activations_not_rounded",
-        "what enters a projection stays as it is, though the model was trained with 8-bit activations",
+        "squared_relu_taken_for_silu",
+        "MLPs of a model with squared ReLU are computed with SiLU, as the family's plain models have it",
         """
-@instead(oracle.Oracle, "_rounded")
-def rounded(was, self, x):
-    return x
+oracle._ACTIVATIONS = {**oracle._ACTIVATIONS, oracle.Activation.RELU2: oracle._silu}
 """,
         "bitnet",
     ),
