@@ -29,7 +29,7 @@ def reasons(path: Path) -> Iterator[tuple[int, str | None]]:
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_skip_says_what_it_needs(path: Path) -> None:
+def test_every_skip_says_why(path: Path) -> None:
     for line, reason in reasons(path):
         assert reason is not None, f"{path}:{line}: a skip without a reason"
-        assert reason.startswith(("needs ", "the package index does not answer")), f"{path}:{line}: {reason}"
+        assert len(reason.split()) > 2, f"{path}:{line}: {reason!r} tells nobody what to do"
