@@ -277,6 +277,19 @@ def accelerated(seen: Mapping[str, Any]) -> str:
     return ""
 
 
+HELD = ("open files", "threads", "processes that it started")
+"""What `held` counts."""
+
+
+def held(pid: int) -> list[int]:
+    """How many of `HELD` a process has; -1 where the system does not tell."""
+    with suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        files = process.num_fds() if hasattr(process, "num_fds") else -1
+        return [files, process.num_threads(), len(process.children(recursive=True))]
+    return [-1] * len(HELD)
+
+
 def _grown(before: float | None, after: float | None) -> float | None:
     return None if before is None or after is None else max(0.0, after - before)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 from edgecore.contract.artifacts import Artifact
@@ -14,9 +14,11 @@ from edgecore.contract.sampling import GREEDY
 from edgecore.contract.sessions import TextSession
 from edgecore.workers import Backend
 from edgecore.workers.limits import anonymous_bytes
+from edgecore_conformance import watching
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check, has_task
 from edgecore_conformance.checks import interrupt, jobs, upsets
+from edgecore_conformance.checks.quantize_upsets import damaged
 from edgecore_conformance.checks.upsets import IN_TIME
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
@@ -198,10 +200,12 @@ class MemoryLimit(OfText):
 class Rounds(OfText):
     """robustness.rounds: opening and closing again and again costs nothing that stays.
 
-    Ten rounds in one worker (a hundred at level full): open, read a prompt, answer, close. Anonymous memory, open files
-    and threads are counted after each. Between the third round and the last, memory may grow by a tenth of what an
-    open session holds a round, at least half a MiB; files and threads not at all by more than two. A failure is a close
-    that forgets something: the process of a server dies of it in the third week.
+    Ten rounds in one worker (a hundred at level full): open, read a prompt, answer, close; and open in vain, for a
+    longer context than the model was trained for and with a model file that ends early. Anonymous memory, open files,
+    threads and processes are counted after each. Between the third round and the last, memory may grow by a tenth of
+    what an open session holds a round, at least half a MiB; the others not at all by more than two. The artifact must
+    be as it was: it is sealed, may lie where nobody can write, and what lies beside its files is no part of it. A
+    failure is a close that forgets something: the process of a server dies of it in the third week.
     """
 
     seconds = 300.0
@@ -212,7 +216,9 @@ class Rounds(OfText):
         after: list[list[int]] = []
         held: list[int] = []
         answers: list[list[int]] = []
-        where = jobs.places(bench.folder("rounds"))
+        where, before = jobs.places(bench.folder("rounds")), jobs.tree(artifact.path)
+        vain = [(artifact, artifact.context_length + 1), (damaged(bench, artifact), None)]
+        errors: list[list[str]] = []
         with jobs.elsewhere(where):
             context = bench.fresh()
             backend = context.__enter__()
@@ -223,10 +229,13 @@ class Rounds(OfText):
                     assert isinstance(opened, TextSession)
                     answers.append([p.token for p in opened.generate(prompt, max_tokens=2, sampling=GREEDY)])
                     held.append(anonymous_bytes(backend.pid))
+                errors.append([_in_vain(bench, backend, bad, length) for bad, length in vain])
                 backend.probe(deadline=bench.left)  # what closing left to do is done
-                after.append([anonymous_bytes(backend.pid), *_handles(backend.pid)])
+                after.append([anonymous_bytes(backend.pid), *watching.held(backend.pid)])
         left = {name: sorted(tree) for name, tree in jobs.trees(where).items()}
-        return Observation({"after": after, "held": held, "answers": answers, "left": left})
+        changed = jobs.changes(before, jobs.tree(artifact.path))
+        facts = {"after": after, "held": held, "answers": answers, "left": left, "errors": errors}
+        return Observation({**facts, "artifact": changed})
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         after, held = seen.facts["after"], seen.facts["held"]
@@ -235,6 +244,9 @@ class Rounds(OfText):
         verdict.expect(all(a == seen.facts["answers"][0] for a in seen.facts["answers"]), "rounds answer differently")
         for place, files in seen.facts["left"].items():
             verdict.expect(len(files) < MOST_LEFT, f"left in {place}: {len(files)} files, {', '.join(files[:5])}")
+        verdict.expect(not seen.facts["artifact"], f"the artifact: {', '.join(seen.facts['artifact'])}")
+        untyped = [half for _, half in seen.facts["errors"] if half in jobs.UNTYPED]
+        verdict.expect(not untyped, f"half a model: {untyped[:1]}, where an error of the contract is due")
         memory = [a[0] for a in after]
         session = max(0, statistics.median(held) - statistics.median(memory))
         early, late = statistics.median(memory[2:5]), statistics.median(memory[-3:])
@@ -244,22 +256,22 @@ class Rounds(OfText):
             "growth a round", (late - early) / rounds / 1e6, allowed / 1e6, "<=", "MB", "a tenth of a session"
         )
         verdict.figure("an open session holds", session / 1e6, unit="MB")
-        for number, what in ((1, "open files"), (2, "threads")):
+        for number, what in enumerate(watching.HELD, 1):
             if after[0][number] >= 0:
                 verdict.figure(
                     f"growth of {what}", after[-1][number] - after[2][number], 2, "<=", "", "none, but noise"
                 )
 
 
-def _handles(pid: int) -> tuple[int, int]:
-    """(open files, threads) of a process; -1 where the system does not tell."""
-    import psutil
+def _in_vain(bench: Bench, backend: Backend, artifact: Artifact, context_length: int | None) -> str:
+    """The error of an open that cannot succeed, by name; empty where it did."""
 
-    with suppress(psutil.Error, OSError):
-        process = psutil.Process(pid)
-        files = process.num_fds() if hasattr(process, "num_fds") else -1
-        return files, process.num_threads()
-    return -1, -1
+    def opened() -> None:
+        with bench.session(artifact, backend=backend, context_length=context_length, threads=1) as session:
+            if isinstance(session, TextSession):
+                session.context().prefill(bench.known.tokens(TRAINED, "robustness", PROMPT))
+
+    return jobs.attempt(opened, bench).get("error", "")
 
 
 @check
@@ -268,8 +280,8 @@ class Misuse(OfText):
 
     Tokens outside the vocabulary, a rewind further than there is, calls after close, an artifact whose model file is
     missing or ends early. Each must raise one of the contract's errors, not a fault of the plugin and not a crash, and
-    the worker must answer afterwards. A failure is memory read where no model is, or a server that one bad
-    request takes down.
+    afterwards the worker must open the whole artifact and answer as before. A failure is memory read where no model is,
+    or a server that one bad request takes down.
     """
 
     CASES = ("negative token", "token beyond", "rewind", "after close", "no model", "half a model")
@@ -280,11 +292,13 @@ class Misuse(OfText):
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         artifact, backend = bench.artifact(TRAINED), bench.backend()
         case = cell["case"].replace("-", " ")
+        answers = [greedy(bench, backend)]
         error = jobs.attempt(lambda: misused(bench, artifact, case), bench)
-        seen = Observation({**error, "after": jobs.attempt(lambda: backend.probe(deadline=bench.left), bench)})
-        if seen.facts["after"]:
+        after = jobs.attempt(lambda: answers.append(greedy(bench, backend)), bench)
+        bench.stage = "run"
+        if after:
             bench.forget()
-        return seen
+        return Observation({**error, "after": after, "answers": answers})
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         error = seen.facts.get("error", "")
@@ -293,13 +307,13 @@ class Misuse(OfText):
             f"{error or 'an answer'}, where an error of the contract is due: {seen.facts.get('what', '')}",
         )
         verdict.expect(not seen.facts["after"], f"afterwards the worker does not answer: {seen.facts['after']}")
+        answers = seen.facts["answers"]
+        verdict.expect(answers[0] == answers[-1], f"afterwards it answers {answers[-1]}, and before {answers[0]}")
 
 
 def misused(bench: Bench, artifact: Artifact, case: str) -> object:
     """Do it. Raises what the backend raises."""
     if case in ("no model", "half a model"):
-        from edgecore_conformance.checks.quantize_upsets import damaged
-
         bad = damaged(bench, artifact)
         if case == "no model":
             for file in sorted(f for f in bad.path.rglob("*") if f.is_file()):

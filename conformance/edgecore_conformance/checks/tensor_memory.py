@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from edgecore.contract.sessions import TensorSession
@@ -20,20 +19,12 @@ from edgecore_conformance.checks.tensor_base import TensorCheck, answer_of, judg
 from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.tensor_models import Arrays
+from edgecore_conformance.watching import HELD, held
 
 FED = 2500
 """Rows of a feed: a third of a megabyte."""
 ROUNDS, CALLS, OPENS = 6, 10, 5
 MIB, GROWTH_MIB = 1 << 20, 1.5
-
-
-def handles(pid: int) -> tuple[int, int]:
-    """(open files, threads) of a process; -1 where the system does not tell."""
-    with suppress(psutil.Error, OSError):
-        process = psutil.Process(pid)
-        files = process.num_fds() if hasattr(process, "num_fds") else -1
-        return files, process.num_threads()
-    return -1, -1
 
 
 @check
@@ -162,8 +153,8 @@ class Memory(TensorCheck):
 
     In a worker of its own, one session answers feeds of a third of a megabyte, round after round; then sessions on the
     same model are opened, called and closed. The worker's anonymous memory is read from outside. After the first round
-    of each, no round may add more than a megabyte and a half, but for one: an allocator's single step. Files and
-    threads stay as many as they were.
+    of each, no round may add more than a megabyte and a half, but for one: an allocator's single step. Open files,
+    threads and processes stay as many as they were.
 
     A plugin that keeps what it was fed, or an inference request for every call, ends a server in its third week.
     """
@@ -178,13 +169,13 @@ class Memory(TensorCheck):
                 for _ in range(ROUNDS):
                     for _ in range(CALLS):
                         session(feeds)
-                    seen.facts["calls"].append([anonymous_bytes(backend.pid), *handles(backend.pid)])
+                    seen.facts["calls"].append([anonymous_bytes(backend.pid), *held(backend.pid)])
             for _ in range(ROUNDS):
                 for _ in range(OPENS):
                     with bench.session(artifact, backend=backend, threads=1) as session:
                         assert isinstance(session, TensorSession)
                         session(feeds)
-                seen.facts["opens"].append([anonymous_bytes(backend.pid), *handles(backend.pid)])
+                seen.facts["opens"].append([anonymous_bytes(backend.pid), *held(backend.pid)])
         return seen
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
@@ -198,7 +189,7 @@ class Memory(TensorCheck):
                 f"growth of {times} {what}", added[-2] / MIB, GROWTH_MIB, "<=", "MiB",
                 "the second most of four rounds",
             )  # fmt: skip
-            for number, name in ((1, "open files"), (2, "threads")):
+            for number, name in enumerate(HELD, 1):
                 grown = readings[-1][number] - readings[1][number]
                 verdict.figure(f"growth of {name}, {what}", grown, 2, "<=", "", "none, but noise")
 
