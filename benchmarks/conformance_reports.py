@@ -34,6 +34,7 @@ from edgecore_conformance.verify import verify
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "docs/reports"
+BACKENDS = ("reference", "llamacpp")
 KEPT = (bundles.PAGE, bundles.BADGE)
 """Beside report.json, from which they follow."""
 PAGE = """\
@@ -133,15 +134,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend", action="append", help="reference and llamacpp by default; may be given again")
     parser.add_argument("--level", choices=("quick", "full"), default="quick")
     parser.add_argument("--bundle", action="append", type=Path, help="publish this bundle; may be given again")
+    parser.add_argument("--keep", type=Path, help="keep the bundles in this folder, not in a temporary one")
     parser.add_argument("--render", action="store_true", help="publish nothing new")
     parser.add_argument("--to", type=Path, default=REPORTS)
     how = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="conformance-reports-") as room:
-        given = how.bundle or []
-        if not given and not how.render:
-            given = [run(name, how.level, Path(room) / name) for name in how.backend or ("reference", "llamacpp")]
-        for bundle in given:
-            print(f"published {publish(bundle, how.to)}", flush=True)
+    given = how.bundle or []
+    if not given and not how.render:
+        # Kept after a refusal: a run may have taken an hour.
+        room = Path(how.keep or tempfile.mkdtemp(prefix="conformance-reports-"))
+        room.mkdir(parents=True, exist_ok=True)
+        print(f"the bundles lie in {room}", flush=True)
+        given = [run(name, how.level, room / f"{name}-{how.level}") for name in how.backend or BACKENDS]
+    for bundle in given:
+        print(f"published {publish(bundle, how.to)}", flush=True)
     render(how.to)
     return 0 if all(good(report) for _, report in published(how.to)) else 1
 
