@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.running import run_row
 
 from support.cli import edgecore
-from support.shown import BLOCK, ROOT, shown_commands, takes
+from support.shown import BLOCK, PAGES, ROOT, shown_commands, takes
 from support.small_suite import GOOD, Wrong, run_small, small_suite
 
 PAGE = (ROOT / "docs/conformance.md").read_text(encoding="utf-8")
@@ -44,6 +45,15 @@ def test_every_outcome_state_kind_and_option_is_documented() -> None:
     assert [word for word in (*ClaimState, *KINDS) if f"| `{word}` |" not in PAGE] == []
     flags = [flag for option in run.params for flag in option.opts]
     assert [flag for flag in flags if f"`{flag}" not in PAGE] == []
+
+
+def test_every_option_of_pytest_that_is_shown_is_one_that_the_plugin_adds() -> None:
+    from edgecore_conformance import plugin
+
+    added = Path(plugin.__file__).read_text(encoding="utf-8")
+    shown = {word for page in PAGES for word in re.findall(r"--conformance-[a-z-]+", page.read_text(encoding="utf-8"))}
+    assert "--conformance-out" in shown
+    assert [word for word in sorted(shown) if f'"{word}"' not in added] == []
 
 
 def test_what_verify_cannot_know_is_documented_in_full() -> None:
