@@ -11,9 +11,13 @@ from edgecore.contract.manifest import Manifest
 from edgecore.contract.sessions import TensorSession
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check
-from edgecore_conformance.checks import closeness, direct, jobs, refusals, sizes, sources, upsets
+from edgecore_conformance.checks import closeness, convert_sources, direct, jobs, refusals, sizes, sources, upsets
+from edgecore_conformance.checks.words import judge_words, observe_words
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
+
+PARTS = (convert_sources,)
+"""Where another check of this group stands."""
 
 
 def converts(manifest: Manifest) -> bool:
@@ -58,11 +62,12 @@ class OfConvert(Check):
 class Opens(OfConvert):
     """convert.opens: every declared source becomes every declared format, and the artifact opens and answers.
 
-    Language models: the fixture is converted from each declared kind of source (a Hugging Face folder; a GGUF file in
-    float32 that the suite wrote) to each claimed format, and to each precision that convert makes; what was written
-    is exactly what the plugin lists, with one model in it, of the measured size that it says; and its logits on the
-    held-out text are the oracle's, within what the precision may lose. A failure in one source alone usually is its
-    order of rows (GGUF keeps q and k interleaved).
+    Language models: the fixture is converted from each declared kind of source (a folder; a GGUF file in float32 that
+    the suite wrote) to each claimed format, and to each precision that convert makes; what was written is exactly what
+    the plugin lists, with one model in it, of the size that it says. Then the source is taken away and the artifact
+    moved, by paths with spaces and letters beyond ASCII's: it must open all the same, its logits be the oracle's within
+    what the precision may lose, and its tokenizer, ends and chat template the model's. A failure in one source alone
+    usually is its order of rows (GGUF keeps q and k interleaved).
     """
 
     def applies(self, manifest: Manifest) -> bool:
@@ -78,17 +83,20 @@ class Opens(OfConvert):
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         precision = bench.precision(cell["precision"])
-        job = jobs.convert_job(bench, sources.source(bench, cell["source"]), precision, cell["format"])
-        out = bench.folder("opens")
-        before = jobs.tree(job.source)
+        source = sources.moved(bench, sources.source(bench, cell["source"]))
+        job, out = jobs.convert_job(bench, source, precision, cell["format"]), bench.folder(f"opens{sources.ODD}")
+        before = jobs.tree(source)
         made = job.run(bench.backend(), out, bench.left)
+        after = jobs.tree(source)
+        _, out = (sources.moved(bench, path) for path in (source, out))
         artifact = bench.sealed(out, made, precision.name, TRAINED)
         seen = Observation(
             {
                 "files": {f.path: [f.size, f.role] for f in artifact.files},
                 "found": {name: facts[0] for name, facts in jobs.tree(out).items() if facts[3]},
                 "weights": sizes.weights_facts(made.weights),
-                "source": {"before": before, "after": jobs.tree(job.source)},
+                "source": {"before": before, "after": after},
+                "words": observe_words(bench, artifact),
             }
         )
         closeness.observe_logits(bench, seen, artifact, TRAINED, "convert", small=precision.bits < 16)
@@ -100,6 +108,7 @@ class Opens(OfConvert):
         sizes.judge_files(seen.facts["files"], seen.facts["found"], verdict)
         sizes.judge_size(seen.facts, precision, verdict)
         closeness.judge_logits(seen, known, TRAINED, "convert", precision, verdict)
+        judge_words(seen.facts["words"], known.tokenizer(TRAINED), known, verdict)
 
 
 @check

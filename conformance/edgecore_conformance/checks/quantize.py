@@ -9,12 +9,21 @@ from edgecore.contract.manifest import Manifest
 from edgecore.contract.precisions import Precision
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, check
-from edgecore_conformance.checks import closeness, garbage, jobs, quantize_upsets, refusals, sizes, weights
+from edgecore_conformance.checks import (
+    closeness,
+    garbage,
+    jobs,
+    quantize_upsets,
+    quantize_words,
+    refusals,
+    sizes,
+    weights,
+)
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
 
-PARTS = (garbage, quantize_upsets, weights)
+PARTS = (garbage, quantize_upsets, quantize_words, weights)
 """Where the other checks of this group stand."""
 
 

@@ -128,6 +128,40 @@ def damage(path: Path, kind: str, fault: str) -> Path:
     return path
 
 
+ODD = " \u00e4\u4e2d"
+"""Ends names of folders as people have them: a space, letters beyond ASCII's."""
+
+
+def moved(bench: Bench, path: Path) -> Path:
+    """It lies elsewhere now, under another name."""
+    return path.rename(bench.folder(f"moved{ODD}") / f"it{ODD}{path.suffix}")
+
+
+def shard(path: Path, count: int) -> None:
+    """A Hugging Face folder's weights in `count` files and an index, as large models are published."""
+    weights = path / "model.safetensors"
+    tensors, start = _header(weights)
+    data = weights.read_bytes()[start:]
+    where: dict[str, str] = {}
+    names = list(tensors)
+    for number in range(count):
+        mine = names[number * len(names) // count : (number + 1) * len(names) // count]
+        header, parts, at = {}, [], 0
+        for name in mine:
+            begin, end = tensors[name]["data_offsets"]
+            header[name] = {**tensors[name], "data_offsets": [at, at + end - begin]}
+            parts.append(data[begin:end])
+            at += end - begin
+        file = path / f"model-{number + 1:05}-of-{count:05}.safetensors"
+        where |= dict.fromkeys(mine, file.name)
+        said = json.dumps(header).encode()
+        said += b" " * (-len(said) % 8)
+        file.write_bytes(len(said).to_bytes(8, "little") + said + b"".join(parts))
+    index = {"metadata": {"total_size": len(data)}, "weight_map": where}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    weights.unlink()
+
+
 def _poison(weights: Path, kind: str) -> None:
     """Sixteen bytes of ones in the middle of a matrix: NaN in every float format."""
     data = bytearray(weights.read_bytes())
