@@ -16,7 +16,7 @@ from edgecore.contract.sessions import TextSession
 from edgecore_conformance import timing, watching
 from edgecore_conformance.check import Cell, check
 from edgecore_conformance.checks.benchmark_base import CONTEXT, TextBenchmark
-from edgecore_conformance.known import TRAINED, Known
+from edgecore_conformance.known import SCRIPTED, TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.timing import Stand
 
@@ -27,8 +27,10 @@ class Tokens(TextBenchmark):
 
     In mode `greedy` the tokens of the timed loop, of the session's own steps and of `generate` at temperature 0 are
     each held to the oracle, which is fed the same tokens: wherever its best two logits are clearly apart, its best must
-    have been chosen. Two prompts, drawn from the seed. A loop that leaves out a layer, the head or the cache is fast
-    and wrong, and so is one that answers from what it has seen before.
+    have been chosen. Two prompts, drawn from the seed. The same worker is then asked for a model that says what a
+    script says, which comes to a token that ends a text: it must be this model that is measured, and as many tokens as
+    were asked for. A loop that leaves out a layer, the head or the cache is fast and wrong, and so is one that answers
+    from what it has seen before, or from the model that it had open.
     """
 
     purposes = ("first", "second")
@@ -46,7 +48,9 @@ class Tokens(TextBenchmark):
                 pieces = session.generate(workload.prompt, max_tokens=workload.decode, sampling=Sampling(temperature=0))
                 generated[p] = [piece.token for piece in pieces if piece.token >= 0]
             ends = sorted(session.eos_ids)
-        return {"visits": visits, "steps": own, "generate": generated, "ends": ends}
+        scripted = replace(stand, artifact=stand.bench.artifact(SCRIPTED))
+        facts = {"visits": visits, "steps": own, "generate": generated, "ends": ends}
+        return {**facts, "scripted": scripted.visit(past_the_end(known))}
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         margin = clear_margin(known.manifest, seen.facts["precision"])
@@ -67,6 +71,19 @@ class Tokens(TextBenchmark):
                     f"{p}, {name}: wrong tokens of {clear} with a clear oracle", wrong, 0, "<=", "",
                     f"the oracle's best two logits are more than {margin:g} apart",
                 )  # fmt: skip
+
+        visit, asked = seen.facts["scripted"], timing.asked(past_the_end(known))
+        verdict.expect(visit["asked"] == asked, "the scripted model was asked for something else than the seed draws")
+        due, made = known.script.answer(asked["prompt"][-1], asked["decode"]), visit["samples"]["tokens"]
+        verdict.expect(made == due, f"scripted model: tokens {made}, and {due} were due")
+        verdict.problems += timing.misshapen(visit)
+
+
+def past_the_end(known: Known) -> Workload:
+    """Of the scripted model: to a token that ends a text, and on."""
+    end = known.script.ends[0]
+    prompt = (*known.draw("benchmark.tokens end").choices(known.script.prompts, k=6), end[0])
+    return Workload(prompt, len(end) + 8, repetitions=1, warmup=0, mode="greedy", threads=1, context_length=CONTEXT)
 
 
 def _greedy(session: TextSession, workload: Workload) -> list[int]:
