@@ -77,10 +77,12 @@ def main() -> None:
     try:
         stage("package", lambda: __import__(task["package"]))
         stage("core", load_core)
+        before = around()
         host = stage("hooks", lambda: load_hooks(task))
         found["hooks"] = sorted(host.hooks)
         if task["call"]:
             stage("call", lambda: found.update(call(host, task["call"])))
+            found["changed"] = sorted(name for name, was in around().items() if was != before.get(name, was))
     except BaseException as error:
         words = {k: str(getattr(error, k, "")) for k in ("what", "supported")}
         found["error"] = {"error": type(error).__name__, **words, "what": words["what"] or str(error)}
@@ -134,10 +136,62 @@ def call(host: Any, asked: dict[str, Any]) -> dict[str, Any]:
     error: dict[str, str] = {}
     answer: Any = None
     try:
-        answer = asdict(host.call(asked["hook"], given))
+        made = host.call(asked["hook"], given)
+        answer = used(made, asked) if asked["hook"] == "edgecore_run" else asdict(made)
     except Exception as raised:
         error = {"error": type(raised).__name__, "what": str(getattr(raised, "what", raised))}
     return {"answer": json.loads(json.dumps(answer, default=str)), "call_error": error, "reports": reports}
+
+
+def used(session: Any, asked: dict[str, Any]) -> dict[str, bool]:
+    """What holds of a session that is used in this very process, where nothing is copied on its way."""
+    import numpy as np
+
+    if "tokens" in asked:
+        tokens = list(asked["tokens"])
+        context = session.context()
+        answers = [context.prefill(tokens), context.step(tokens[0]), context.step(tokens[1])]
+        copies = [np.array(answer) for answer in answers]
+        context.reset()
+        context.prefill(tokens[:2])
+        list(session.generate(tokens, max_tokens=3))
+        fed_as_before = tokens == asked["tokens"]
+    else:
+        with np.load(asked["feeds"]) as stored:
+            feeds = {name: stored[name] for name in stored.files}
+        given = {name: feed.copy() for name, feed in feeds.items()}
+        answers = list(session(feeds).values())
+        copies = [np.array(answer) for answer in answers]
+        session({name: feed + 1 for name, feed in feeds.items()})
+        fed_as_before = all(np.array_equal(feeds[name], given[name]) for name in feeds)
+        for feed in feeds.values():
+            feed += 1
+
+    def same() -> bool:
+        return all(np.array_equal(answer, copy) for answer, copy in zip(answers, copies, strict=True))
+
+    kept = same()
+    session.close()
+    return {"feeds are as before": fed_as_before, "answers are kept": kept, "answers are kept after close": same()}
+
+
+def around() -> dict[str, str]:
+    """What a process has once and everybody in it shares."""
+    import locale
+    import signal
+
+    import numpy as np
+
+    umask = os.umask(0)
+    os.umask(umask)
+    found = {
+        "working directory": os.getcwd(), "umask": str(umask), "locale": locale.setlocale(locale.LC_ALL),
+        "numpy's errors": str(np.geterr()), "hooks of sys": str((sys.excepthook, sys.stdout, sys.stderr)),
+    }  # fmt: skip
+    for name in ("SIGINT", "SIGTERM", "SIGCHLD", "SIGALRM", "SIGPIPE"):
+        if hasattr(signal, name):
+            found[f"signal {name}"] = str(signal.getsignal(getattr(signal, name)))
+    return found | {f"variable {name}": value for name, value in os.environ.items()}
 
 
 def libraries() -> int:

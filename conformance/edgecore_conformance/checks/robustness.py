@@ -17,7 +17,7 @@ from edgecore.workers.limits import anonymous_bytes
 from edgecore_conformance import watching
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check, has_task
-from edgecore_conformance.checks import interrupt, jobs, upsets
+from edgecore_conformance.checks import host, interrupt, jobs, upsets
 from edgecore_conformance.checks.quantize_upsets import damaged
 from edgecore_conformance.checks.upsets import IN_TIME
 from edgecore_conformance.known import TRAINED, Known
@@ -27,7 +27,7 @@ PROMPT = 8
 """Tokens of the prompt of every small generation here."""
 MOST_LEFT = 5
 """Files in home or temporary folders that a runtime may keep for all its rounds together: a cache, not a leak."""
-PARTS = (interrupt,)
+PARTS = (host, interrupt)
 """Where the other checks of this group stand."""
 
 
