@@ -6,7 +6,9 @@ A judgement may use nothing else, so that a third person who has this distributi
 from __future__ import annotations
 
 import hashlib
+import json
 import random
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 SCRIPTED = "scripted"
 """A Llama that says what a script says, which the seed draws (scripted.py)."""
+LONG = "long"
+"""The random Llama, with a longer context than any checkpoint here needs otherwise."""
+LONG_CONTEXT = 2048
 TRAINED = "trained"
 """The fixture that has learnt something; every other text fixture is a random checkpoint named by its family."""
 
@@ -44,11 +49,14 @@ class Known:
     """A model of the user's for level `full`, in the place of SmolLM2."""
     _logits: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
     _tokenizers: dict[str, Tokenizer] = field(default_factory=dict, repr=False)
+    _folders: list[tempfile.TemporaryDirectory[str]] = field(default_factory=list, repr=False)
 
     def fixture(self, name: str) -> Path:
-        """A Hugging Face folder: `trained`, `scripted`, a family's random checkpoint, or `real` (level full)."""
+        """A Hugging Face folder: `trained`, `scripted`, `long`, a family's random one, or `real` (level full)."""
         if name == SCRIPTED:
             return self._scripted
+        if name == LONG:
+            return self._long
         if name == TRAINED:
             return fixtures.language_model()
         if name == "real":
@@ -98,8 +106,21 @@ class Known:
     def _scripted(self) -> Path:
         from edgecore_conformance.scripted import write
 
-        self._folder = tempfile.TemporaryDirectory(prefix="edgecore-conformance-")
-        return write(Path(self._folder.name), fixtures.language_model(), self.tokenizer(TRAINED), self.script)
+        return write(self._folder("scripted"), fixtures.language_model(), self.tokenizer(TRAINED), self.script)
+
+    @cached_property
+    def _long(self) -> Path:
+        made = self._folder("long")
+        shutil.copytree(fixtures.family("llama"), made, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        config = json.loads((made / "config.json").read_text(encoding="utf-8"))
+        config["max_position_embeddings"] = LONG_CONTEXT
+        (made / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        return made
+
+    def _folder(self, name: str) -> Path:
+        """A new one, that goes when this does."""
+        self._folders.append(tempfile.TemporaryDirectory(prefix=f"edgecore-conformance-{name}-"))
+        return Path(self._folders[-1].name)
 
     @cached_property
     def bounds(self) -> Bounds:

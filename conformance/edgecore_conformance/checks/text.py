@@ -4,6 +4,7 @@
     text_ops       calls on a context, as data
     text_lines     hard lines for tokenizers
     text_logits    logits, by whichever way they are asked for
+    text_long      prompts of more than a thousand tokens
     text_tokens    text to tokens and back, conversations to prompts
     text_generate  generation, where the answer is known beforehand
     text_sampling  seeds and distributions
@@ -14,10 +15,11 @@ Imported in this order: it is the order of the rows.
 """
 
 from edgecore_conformance.checks import text_logits  # isort: skip
+from edgecore_conformance.checks import text_long  # isort: skip
 from edgecore_conformance.checks import text_tokens  # isort: skip
 from edgecore_conformance.checks import text_generate  # isort: skip
 from edgecore_conformance.checks import text_sampling  # isort: skip
 from edgecore_conformance.checks import text_limits  # isort: skip
 from edgecore_conformance.checks import text_state  # isort: skip
 
-__all__ = ["text_generate", "text_limits", "text_logits", "text_sampling", "text_state", "text_tokens"]
+__all__ = ["text_generate", "text_limits", "text_logits", "text_long", "text_sampling", "text_state", "text_tokens"]

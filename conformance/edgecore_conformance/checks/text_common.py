@@ -28,7 +28,7 @@ from edgecore.quality.rounding import RoundedTensors
 from edgecore_conformance import fixtures
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check
-from edgecore_conformance.known import SCRIPTED, TRAINED, Known
+from edgecore_conformance.known import LONG, SCRIPTED, TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation, error_of
 from edgecore_conformance.outcomes import Outcome
 
@@ -141,7 +141,7 @@ class TextCheck(Check):
 
 def missing(known: Known, fixture: str) -> str:
     """Why there is no such fixture here; empty where there is."""
-    if fixture not in (TRAINED, SCRIPTED, "real", *fixtures.families(), *fixtures.variants()):
+    if fixture not in (TRAINED, SCRIPTED, LONG, "real", *fixtures.families(), *fixtures.variants()):
         return f"this suite has no checkpoint of family {fixture!r}"
     if fixture == "real":
         try:
