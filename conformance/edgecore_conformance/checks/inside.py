@@ -140,7 +140,21 @@ def call(host: Any, asked: dict[str, Any]) -> dict[str, Any]:
         answer = used(made, asked) if asked["hook"] == "edgecore_run" else asdict(made)
     except Exception as raised:
         error = {"error": type(raised).__name__, "what": str(getattr(raised, "what", raised))}
-    return {"answer": json.loads(json.dumps(answer, default=str)), "call_error": error, "reports": reports}
+    found = {"answer": json.loads(json.dumps(answer, default=str)), "call_error": error, "reports": reports}
+    return found | {"installed": installed((answer or {}).get("versions", {}))}
+
+
+def installed(names: Any) -> dict[str, str]:
+    """Versions of those names that are distributions here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in names:
+        try:
+            found[str(name)] = version(str(name))
+        except (PackageNotFoundError, ValueError):
+            continue
+    return found
 
 
 def used(session: Any, asked: dict[str, Any]) -> dict[str, bool]:

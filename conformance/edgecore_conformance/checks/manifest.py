@@ -198,11 +198,12 @@ class ProbeEffects(Check):
     once. An audit hook watches what Python opens for writing and every connection, which it refuses; the folders
     are compared for what native code does. A failure usually is telemetry, or a cache that a runtime makes
     on its first import: probe runs for every `doctor` and every listing, on machines of people who never asked for it.
+    Versions that it names of distributions are those that are installed: ids of artifacts and claims rest on them.
     """
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         found = direct.observe_directly(bench, {"hook": "edgecore_probe", "arguments": {}})
-        names = ("events", "left", "sockets", "children", "error", "call_error")
+        names = ("answer", "installed", "events", "left", "sockets", "children", "error", "call_error")
         return Observation({name: found[name] for name in names if name in found})
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
@@ -210,6 +211,11 @@ class ProbeEffects(Check):
         verdict.expect(
             not (facts["error"] or facts.get("call_error")), f"probe raised {facts['error'] or facts['call_error']}"
         )
+        for name, version in facts.get("installed", {}).items():
+            said = str(facts["answer"]["versions"][name])
+            # A build's suffix may be told by one and not by the other.
+            same = said.startswith(version) or version.startswith(said)
+            verdict.expect(bool(said) and same, f"version of {name}: {said!r}, and {version!r} is installed")
         for place, files in facts["left"].items():
             verdict.expect(not files, f"probe left in {place}: {', '.join(files[:5])}")
         wrote = direct.outside(facts["events"], ("hooks", "call"), ("temp",))
