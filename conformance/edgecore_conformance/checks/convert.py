@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 
 PARTS = (convert_sources,)
-"""Where another check of this group stands."""
 
 
 def converts(manifest: Manifest) -> bool:
@@ -62,12 +62,12 @@ class OfConvert(Check):
 class Opens(OfConvert):
     """convert.opens: every declared source becomes every declared format, and the artifact opens and answers.
 
-    Language models: the fixture is converted from each declared kind of source (a folder; a GGUF file in float32 that
-    the suite wrote) to each claimed format, and to each precision that convert makes; what was written is exactly what
-    the plugin lists, with one model in it, of the size that it says. Then the source is taken away and the artifact
-    moved, by paths with spaces and letters beyond ASCII's: it must open all the same, its logits be the oracle's within
-    what the precision may lose, and its tokenizer, ends and chat template the model's. A failure in one source alone
-    usually is its order of rows (GGUF keeps q and k interleaved).
+    The language model is converted from each declared kind of source (a folder; a GGUF file in float32 that the suite
+    wrote) to each claimed format and each precision that convert makes; what was written is exactly what the plugin
+    lists, with one model in it, of the size that it says. Then the source is taken away and the artifact moved, by
+    paths with spaces and letters beyond ASCII's: it must open, its logits be the oracle's within what the precision
+    may lose, and its tokenizer, ends and chat template the model's. A failure in one source alone usually is its
+    order of rows (GGUF keeps q and k interleaved).
     """
 
     def applies(self, manifest: Manifest) -> bool:
@@ -87,13 +87,15 @@ class Opens(OfConvert):
         job, out = jobs.convert_job(bench, source, precision, cell["format"]), bench.folder(f"opens{sources.ODD}")
         before = jobs.tree(source)
         made = job.run(bench.backend(), out, bench.left)
-        after = jobs.tree(source)
+        after, found = jobs.tree(source), {name: facts[0] for name, facts in jobs.tree(out).items() if facts[3]}
+        if lost := sorted({f.path for f in made.files} - set(found)):
+            return Observation({"lost": lost})
         _, out = (sources.moved(bench, path) for path in (source, out))
         artifact = bench.sealed(out, made, precision.name, TRAINED)
         seen = Observation(
             {
                 "files": {f.path: [f.size, f.role] for f in artifact.files},
-                "found": {name: facts[0] for name, facts in jobs.tree(out).items() if facts[3]},
+                "found": found,
                 "weights": sizes.weights_facts(made.weights),
                 "source": {"before": before, "after": after},
                 "words": observe_words(bench, artifact),
@@ -104,6 +106,9 @@ class Opens(OfConvert):
         return seen
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        if "lost" in seen.facts:
+            verdict.problems.append(f"listed, and no files of the artifact's own: {', '.join(seen.facts['lost'])}")
+            return
         precision = next(p for p in known.manifest.precisions if p.name == cell["precision"])
         sizes.judge_files(seen.facts["files"], seen.facts["found"], verdict)
         sizes.judge_size(seen.facts, precision, verdict)
@@ -237,21 +242,20 @@ class Outside(OfConvert):
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         job, out = usual_job(bench), bench.folder("outside")
         before = jobs.tree(job.source)
-        arguments = {
-            "source": str(job.source), "out": str(out), "format": job_format(bench),
-            "precision": job.precision.name, "options": bench.options("convert"),
-        }  # fmt: skip
-        found = direct.observe_directly(
-            bench, {"hook": "edgecore_convert", "arguments": arguments}, out=out, source=job.source
-        )
+        found = direct.observe_directly(bench, called(bench, job, out), out=out, source=job.source)
         return upsets.outside_facts(found, before, jobs.tree(job.source), out)
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         upsets.judge_outside(seen, verdict)
 
 
-def job_format(bench: Bench) -> str:
-    return jobs.made_formats(bench.manifest, usual_task(bench.manifest))[0]
+def called(bench: Bench, job: jobs.Job, out: Path) -> dict[str, Any]:
+    """The conversion as a call of the hook itself."""
+    arguments = {
+        "source": str(job.source), "out": str(out), "precision": job.precision.name,
+        "format": jobs.made_formats(bench.manifest, usual_task(bench.manifest))[0], "options": bench.options("convert"),
+    }  # fmt: skip
+    return {"hook": "edgecore_convert", "arguments": arguments}
 
 
 @check
@@ -291,11 +295,7 @@ class Cancel(OfConvert):
         job = usual_job(bench)
         seen = upsets.cancelled(bench, job)
         out = bench.folder("cancelled")
-        arguments = {
-            "source": str(job.source), "out": str(out), "format": job_format(bench),
-            "precision": job.precision.name, "options": bench.options("convert"),
-        }  # fmt: skip
-        call = {"hook": "edgecore_convert", "arguments": arguments, "cancel_at": 2}
+        call = {**called(bench, job, out), "cancel_at": 2}
         seen.facts["direct"] = upsets.cancelled_facts(direct.observe_directly(bench, call))
         return seen
 
