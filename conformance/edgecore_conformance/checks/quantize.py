@@ -135,7 +135,7 @@ class Quality(jobs.OfQuantize):
 
     Each claimed precision of the trained fixture is opened and scores held-out text. The mean KL divergence of the
     whole from the oracle, of the file's weights from the source's, and of the kernels from the oracle on the file's
-    weights, each stand beside their bound: four times what plain round-to-nearest of equal bits loses on this very
+    weights, each stand beside their bound: a multiple of what plain round-to-nearest of equal bits loses on this very
     model, and a small fixed bound by compute class for the kernels (edgecore/quality/bounds.toml). Top-1 agreement and
     perplexity are shown. The oracle on the file's weights runs on the device's side, where the file is; everything else
     is computed again by `verify`. Level full adds every claimed family at its recommended precisions. A failure
