@@ -32,18 +32,23 @@ def judged(name: str, facts: dict[str, Any], known: Known) -> Judgement:
     return verdict
 
 
-def rounds(growth: int = 0, files: int = 0, threads: int = 0) -> dict[str, Any]:
-    after = [[50_000_000 + i * growth, 10 + i * files, 4 + i * threads] for i in range(10)]
-    return {"after": after, "held": [60_000_000] * 10, "answers": [[1, 2]] * 10, "left": {}}
+def rounds(growth: int = 0, files: int = 0, threads: int = 0, processes: int = 0) -> dict[str, Any]:
+    after = [[50_000_000 + i * growth, 10 + i * files, 4 + i * threads, i * processes] for i in range(10)]
+    errors = [["DoesNotFit", "CorruptModel"]] * 10
+    return {
+        "after": after, "held": [60_000_000] * 10, "answers": [[1, 2]] * 10, "left": {}, "errors": errors,
+        "artifact": [],
+    }  # fmt: skip
 
 
-def test_memory_files_and_threads_that_do_not_come_back_are_found(bench: Bench) -> None:
+def test_memory_files_threads_and_processes_that_do_not_come_back_are_found(bench: Bench) -> None:
     def outcome(**grows: int) -> Outcome:
         return judged("robustness.rounds", rounds(**grows), bench.known).outcome
 
     assert outcome() is Outcome.PASSED
     assert outcome(growth=100_000) is Outcome.PASSED, "less than half a MiB a round is an allocator's business"
-    assert [outcome(growth=3_000_000), outcome(files=1), outcome(threads=1)] == [Outcome.FAILED] * 3
+    leaks = ({"growth": 3_000_000}, {"files": 1}, {"threads": 1}, {"processes": 1})
+    assert [outcome(**leak) for leak in leaks] == [Outcome.FAILED] * 4
 
 
 def test_temporary_files_of_every_round_are_found(bench: Bench) -> None:

@@ -255,5 +255,5 @@ def test_accuracy_is_judged_against_what_it_was(bench: Bench) -> None:
 
 def test_every_check_of_the_group_has_a_page() -> None:
     mine = [c for c in CHECKS.values() if c.group() == "tensor"]
-    assert len(mine) == 10
+    assert len(mine) == 12
     assert all(len((check.__doc__ or "").split("\n\n")) >= 2 for check in mine)
