@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median, median_low
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -325,11 +325,11 @@ class TextMemory(TextCheck):
 
 def growth(readings: list[int]) -> float:
     """MiB that a round leaves behind: each reading beside the one with the same size a cycle before, and of these the
-    lower median. A leak is in all of them; an allocator's single step, of any height, in one cycle's. The first cycle
-    is not looked at: allocators keep what the largest prompt took."""
+    least but one. A leak is in all of them; an allocator's steps, of any height, are in one cycle's or two. The
+    first cycle is not looked at: allocators keep what the largest prompt took."""
     size = len(readings) // CYCLES
     later = [(b - a) / size / MIB for a, b in zip(readings[size:], readings[2 * size :], strict=False)]
-    return median_low(later)
+    return sorted(later)[1]
 
 
 def work(session: TextSession, prompt: list[int]) -> None:
