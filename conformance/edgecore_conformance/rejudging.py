@@ -17,7 +17,7 @@ from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.rows import Row
-from edgecore_conformance.running import RAW, file_name, judged, unstamped
+from edgecore_conformance.running import RAW, file_name, judged, one_thread, unstamped
 
 RELATIVE, OF_BOUND, ABSOLUTE = 0.01, 0.01, 1e-9
 """How far a figure may be from the recomputed one: the oracle's arithmetic differs in the last digits by machine."""
@@ -123,6 +123,7 @@ class Rejudging:
         self.recomputed += 1
         yield from self._compared(row, again)
 
+    @one_thread
     def _judged(self, check: Check, seen: Observation, cell: Cell) -> Judgement | None:
         """None where the real model is needed and not at hand."""
         if self._model_is_here:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from threadpoolctl import threadpool_limits
 
 from edgecore.contract.errors import DeviceUnavailable, EdgecoreError, Timeout, WorkerCrashed
 from edgecore_conformance.bench import Bench
@@ -23,6 +27,23 @@ STAMP = "edgecore_conformance"
 """The fact that ties raw outputs to their row and run: `{"row": ID, "header": SHA256}`. Judgements do not see it."""
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def one_thread(call: Callable[P, R]) -> Callable[P, R]:
+    """The suite's own arithmetic in one thread: two that wait for a core which others use take twice as long as one, and
+    figures do not depend on how many there are."""
+
+    @wraps(call)
+    def limited(*arguments: P.args, **named: P.kwargs) -> R:
+        with threadpool_limits(limits=1, user_api="blas"):
+            return call(*arguments, **named)
+
+    return limited
+
+
+@one_thread
 def run_row(check: Check, cell: Cell, bench: Bench, folder: Path) -> Row:
     """The row of a check in a cell; raw outputs go to `folder`/raw. Only KeyboardInterrupt comes out of it."""
     begin = time.monotonic()
