@@ -143,5 +143,5 @@ def test_ternary_types_may_not_be_claimed_for_others() -> None:
 def test_the_reference_has_nothing_to_quantize() -> None:
     manifest = registry.find("reference").ready_manifest
     checks = [c for name, c in all_checks().items() if name.startswith("quantize.")]
-    assert len(checks) == 15
+    assert len(checks) == 16
     assert not any(check.applies(manifest) for check in checks)
