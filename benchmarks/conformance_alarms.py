@@ -69,6 +69,7 @@ def run_once(backend: str, tally: Tally, seed: int, keep: Path | None) -> None:
                 key = f"{row['row']} {row['outcome']}"
                 tally.alarms[key] += 1
                 tally.words[key] = row.get("message", "")
+                print(f"  {key}: {tally.words[key]}", flush=True)
         if done.returncode and all(row["outcome"] in GOOD for row in rows):
             tally.alarms[f"exit code {done.returncode}"] += 1
 
