@@ -50,14 +50,14 @@ def open_bundle(folder: Path) -> Bundle:
             supported="the folder that `edgecore conformance run --out` wrote, whole",
             hint="edgecore conformance run --backend NAME --out DIR",
         )
-    manifest = _read(folder / MANIFEST, dict)
+    manifest = read(folder / MANIFEST, dict)
     lines = [_parsed(line, folder / ROWS) for line in _text(folder / ROWS).splitlines() if line.strip()]
     return Bundle(
         folder,
-        _read(folder / REPORT, dict),
-        _read(folder / HEADER, dict),
+        read(folder / REPORT, dict),
+        read(folder / HEADER, dict),
         parse(manifest, MANIFEST),
-        _read(folder / SELECTED, list),
+        read(folder / SELECTED, list),
         lines,
     )
 
@@ -79,6 +79,9 @@ def _digest(file: Path) -> str:
 
 
 def _text(file: Path) -> str:
+    """Of a regular file: a link may lead anywhere, and a pipe never ends."""
+    if file.exists() and (file.is_symlink() or not file.is_file()):
+        raise BadRequest(f"{file} is no regular file", supported="a whole bundle")
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -87,12 +90,22 @@ def _text(file: Path) -> str:
 
 def _parsed(text: str, file: Path) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"{file}: {error}", supported="a whole bundle") from None
 
 
-def _read(file: Path, kind: type) -> Any:
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values with one name each reader takes another."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f"{twice!r} stands twice in one object")
+    return made
+
+
+def read(file: Path, kind: type) -> Any:
+    """JSON of that kind. Raises `BadRequest`."""
     value = _parsed(_text(file), file)
     if not isinstance(value, kind):
         raise BadRequest(f"{file} holds a {type(value).__name__}", supported=f"a {kind.__name__}")

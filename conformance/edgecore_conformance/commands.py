@@ -132,13 +132,18 @@ def verify(bundle: Path, model: Path | None, as_json: bool) -> int:
         emit_json(found.to_dict())
         return 0 if found.consistent else 1
     for contradiction in found.contradictions:
-        click.echo(f"contradiction: {contradiction}")
+        click.echo(f"contradiction: {_plain(contradiction)}")
     told = f"{found.recomputed} of {found.rows} rows judged anew from their raw outputs"
     click.echo(f"{'consistent' if found.consistent else 'not consistent'}: {told}")
     click.echo("what this does not tell:")
     for unknown in (*found.unknown, *CANNOT_KNOW):
-        click.echo(f"  {unknown}")
+        click.echo(f"  {_plain(unknown)}")
     return 0 if found.consistent else 1
+
+
+def _plain(text: str) -> str:
+    """One line, without signs that move a terminal's cursor: a bundle of a stranger says no word of ours."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @group.command()
@@ -167,8 +172,8 @@ def diff(before: Path, after: Path, as_json: bool) -> int:
 
 
 def _change(change: Change) -> tuple[str, str, str, str]:
-    before, after = (_short(v) for v in (change.before, change.after))
-    return change.what, before, after, "worse" if change.worse else ""
+    before, after = (_plain(_short(v)) for v in (change.before, change.after))
+    return _plain(change.what), before, after, "worse" if change.worse else ""
 
 
 def _short(value: Any) -> str:

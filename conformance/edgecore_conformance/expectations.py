@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 FILE = "conformance.toml"
 KINDS = ("xfail", "flaky", "disabled")
+LEVELS = ("quick", "full")
 TRIES = 3
 """How often a flaky row is run before it counts as failed."""
 _REQUIRED = ("check", "kind", "reason", "issue", "expires")
@@ -192,7 +193,11 @@ def _entry(data: Mapping[str, Any], where: str) -> Expectation:
         raise BadRequest(f"{where}: expires = {expires!r}", supported="a date, like 2027-03-01")
     if not isinstance(when, Mapping) or not all(isinstance(v, str) for v in when.values()):
         raise BadRequest(f"{where}: when = {when!r}", supported="fields of a cell, device, level, platform, as strings")
-    texts = {n: str(data[n]) for n in ("check", "kind", "reason", "issue")}
+    texts = {n: data[n] for n in ("check", "kind", "reason", "issue")}
+    if wrong := [n for n, text in texts.items() if not isinstance(text, str)]:
+        raise BadRequest(f"{where}: {wrong[0]} = {data[wrong[0]]!r}", supported="a string")
+    if "level" in when and not any(fnmatchcase(level, when["level"]) for level in LEVELS):
+        raise BadRequest(f"{where}: level = {when['level']!r}", supported=", ".join(LEVELS))
     return Expectation(**texts, expires=expires, when=dict(when))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecore_conformance.outcomes import Outcome
+
+LARGEST = 2**30
+"""Bytes of all arrays of an observation: whoever verifies a bundle of somebody else unpacks them."""
 
 
 @dataclass(slots=True)
@@ -45,6 +49,9 @@ class Observation:
         arrays: dict[str, NDArray[Any]] = {}
         packed = stem.with_name(stem.name + ".npz")
         if packed.is_file():
+            with zipfile.ZipFile(packed) as archive:
+                if (size := sum(i.file_size for i in archive.infolist())) > LARGEST:
+                    raise ValueError(f"{packed.name} unpacks to {size} bytes, and {LARGEST} are the most")
             with np.load(packed, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         return cls(facts, arrays)

@@ -5,6 +5,7 @@ The file is JSON lines: `{"row": ID, "state": "started"}`, later the finished ro
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -59,6 +60,28 @@ class RowFile:
 
     def select(self, ids: Iterable[str]) -> None:
         (self.folder / SELECTED).write_text(json.dumps(list(ids), indent=1) + "\n", encoding="utf-8")
+
+    def mend(self) -> None:
+        """Takes out what a killed run or a full disk left half: lines that are no rows, and finished rows whose raw
+        outputs are not whole. Those rows are run again."""
+        if not self._file.is_file():
+            return
+        before = self._file.read_bytes()
+        whole = b"".join(line + b"\n" for line in before.splitlines() if self._is_whole(line))
+        if whole != before:
+            made = self._file.with_suffix(".new")
+            made.write_bytes(whole)
+            made.replace(self._file)
+
+    def _is_whole(self, line: bytes) -> bool:
+        try:
+            data = json.loads(line)
+            if data.get("state") != "finished":
+                return isinstance(data["row"], str)
+            row = Row.from_dict(data)
+            return all(hashlib.sha256((self.folder / p).read_bytes()).hexdigest() == d for p, d in row.raw.items())
+        except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
+            return False
 
     def start(self, row: str) -> None:
         self._append({"row": row, "state": "started"})

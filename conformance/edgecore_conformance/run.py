@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from edgecore import registry
 from edgecore.contract.errors import BadRequest, DeviceUnavailable
 from edgecore_conformance.bench import Bench
+from edgecore_conformance.bundle import read
 from edgecore_conformance.check import Cell, Check, all_checks, row_id
 from edgecore_conformance.expectations import Circumstances, Expectations, read_expectations, today
 from edgecore_conformance.header import FILE as HEADER
@@ -58,10 +59,19 @@ class Run:
         self.folder = out or Path(self._temporary.name) / "bundle"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rows = RowFile(self.folder)
-        self._kept = self.rows.finished() if resume else {}
-        self._resumed = resume and (self.folder / SELECTED).is_file() and (self.folder / HEADER).is_file()
-        if not resume and any(self.folder.iterdir()):
-            raise BadRequest(f"{self.folder} is not empty", supported="a new folder", hint="the same with --resume")
+        begun = (self.folder / SELECTED).is_file() and (self.folder / HEADER).is_file()
+        self._resumed = resume and begun
+        # A run that was killed in its first moment leaves no more than these.
+        rest = {f.name for f in self.folder.iterdir()} - ({HEADER, MANIFEST} if resume else set())
+        if rest and not self._resumed:
+            raise BadRequest(
+                f"{self.folder} is not empty" + ("" if begun else f", and holds no run that was begun: {min(rest)}"),
+                supported="a new folder",
+                hint="the same with --resume" if begun else "the same with another --out",
+            )
+        if self._resumed:
+            self.rows.mend()
+        self._kept = self.rows.finished() if self._resumed else {}
         self.bench = Bench(self.entry, self.known, Path(self._temporary.name) / "work")
         self.expectations = read_expectations(self.entry) if expectations else Expectations(())
         if self.expectations.entries:
@@ -90,21 +100,26 @@ class Run:
         had selected beside them, and its header: a selection never shrinks."""
         chosen, now, file = set(ids), header(self), self.folder / HEADER
         if self._resumed:
-            check_same(json.loads(file.read_text(encoding="utf-8")), now)
-            chosen |= set(self.rows.selected())
+            try:
+                check_same(read(file, dict), now)
+                chosen |= {str(i) for i in read(self.folder / SELECTED, list)}
+                noted = self._sessions()
+            except BadRequest as error:
+                error.hint = error.hint or "the same with another --out and without --resume"
+                raise
         else:
             file.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            (self.folder / MANIFEST).write_text(self.entry.data + "\n", encoding="utf-8")
+            noted = []
+        (self.folder / MANIFEST).write_text(self.entry.data + "\n", encoding="utf-8")
         self.rows.select(i for c, cell in self.pairs() if (i := row_id(c.name(), cell)) in chosen)
-        self._note_session(now)
+        (self.folder / SESSIONS).write_text(json.dumps([*noted, _session(now)], indent=1) + "\n", encoding="utf-8")
         self._selected = True
 
-    def _note_session(self, now: dict[str, Any]) -> None:
-        """When it was begun, and gone on with."""
-        file = self.folder / SESSIONS
-        noted = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-        noted.append({name: now[name] for name in ("begun", "command", "power")})
-        file.write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
+    def _sessions(self) -> list[Any]:
+        """The earlier ones. A run that was killed before it noted the first has it in its header."""
+        if (file := self.folder / SESSIONS).is_file():
+            return list(read(file, list))
+        return [_session(read(self.folder / HEADER, dict))]
 
     def row(self, check: Check, cell: Cell) -> Row:
         """Runs it, or answers what an earlier run has kept."""
@@ -149,3 +164,7 @@ class Run:
                 self.report = write_reports(self)
         finally:
             self._temporary.cleanup()
+
+
+def _session(header: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: header[name] for name in ("begun", "command", "power")}

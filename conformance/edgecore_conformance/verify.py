@@ -11,12 +11,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from edgecore.contract.errors import BadRequest
 from edgecore_conformance import __version__
-from edgecore_conformance.bundle import Bundle, digests, open_bundle
+from edgecore_conformance.bundle import BADGE, JUNIT, PAGE, REPORT, Bundle, digests, open_bundle, read
 from edgecore_conformance.check import Cell, Check, all_checks, row_id
 from edgecore_conformance.evidence import rendered
 from edgecore_conformance.evidence.report import build, validate
@@ -25,11 +26,11 @@ from edgecore_conformance.header import FILE as HEADER
 from edgecore_conformance.header import MANIFEST, sha256
 from edgecore_conformance.known import Known
 from edgecore_conformance.outcomes import Outcome
-from edgecore_conformance.rejudging import Rejudging
+from edgecore_conformance.rejudging import Rejudging, around
 from edgecore_conformance.rows import FILE as ROWS
 from edgecore_conformance.rows import SELECTED, Row
 from edgecore_conformance.run import SESSIONS
-from edgecore_conformance.running import rows_of
+from edgecore_conformance.running import RAW, file_name, rows_of
 
 CANNOT_KNOW = (
     "whether the raw outputs came from this device: who can run the reference can write outputs that judge well",
@@ -37,6 +38,11 @@ CANNOT_KNOW = (
     "whether timings, memory and placement were as noted: they were seen once, by the machine that ran",
     "whether the run was chosen among several, or its seed known before (`run --challenge SEED` answers the second)",
 )
+
+
+_STUMBLES = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -68,16 +74,14 @@ def verify(folder: Path, model: Path | None = None) -> Findings:
     bundle, found = open_bundle(folder), Findings()
     try:
         validate(bundle.report)
-    except BadRequest as error:
-        found.contradictions.append(error.what)
-        return found
-    try:
         found.contradictions += _files(bundle)
         if others := list(_suite(bundle)):
             found.contradictions += others
             return found
         _rows(bundle, model, found)
-    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+    except BadRequest as error:
+        found.contradictions.append(error.what)
+    except _STUMBLES as error:
         # Data from strangers: whatever it makes our own code trip over is no bundle that this suite wrote.
         found.contradictions.append(f"it cannot be read to the end: {type(error).__name__}: {error}")
     return found
@@ -93,16 +97,46 @@ def _files(bundle: Bundle) -> Iterator[str]:
             yield f"{path} is not in the list of files"
         elif noted[path] != here[path]:
             yield f"{path} is another file than the one whose digest is noted"
+    for path in sorted(set(here) - _written(bundle)):
+        yield f"{path} is no file of a bundle"
     if bundle.header != bundle.report["header"]:
         yield f"{HEADER} and report.json tell different headers: {_first(bundle.header, bundle.report['header'])}"
-    sessions = json.loads((bundle.folder / SESSIONS).read_text(encoding="utf-8"))
+    sessions = read(bundle.folder / SESSIONS, list)
     if sessions != bundle.report["sessions"]:
         yield f"{SESSIONS} and report.json tell different sessions"
+    elif changed := [n for n in ("begun", "command", "power") if sessions[0][n] != bundle.header[n]]:
+        yield f"{SESSIONS} has another {changed[0]} than {HEADER}: {sessions[0][changed[0]]}"
     text = (bundle.folder / MANIFEST).read_text(encoding="utf-8").removesuffix("\n")
     if sha256(text) != bundle.header["plugin"]["manifest"]:
         yield f"{MANIFEST} is not the manifest that {HEADER} names"
     if bundle.manifest.name != bundle.header["plugin"]["name"]:
         yield f"{MANIFEST} is of {bundle.manifest.name}, {HEADER} of {bundle.header['plugin']['name']}"
+
+
+def _written(bundle: Bundle) -> set[str]:
+    """Every file that a run may have left: with a row that did not end well may lie what an earlier try saw."""
+    stems = [f"{RAW}/{file_name(str(i))}" for i in bundle.selected]
+    reports = {HEADER, MANIFEST, ROWS, SELECTED, SESSIONS, REPORT, JUNIT, PAGE, BADGE}
+    return reports | {f"{stem}.{kind}" for stem in stems for kind in ("json", "npz")}
+
+
+def _header(bundle: Bundle, known: Known, pairs: Mapping[str, tuple[Check, Cell]]) -> Iterator[str]:
+    """What the header says of the manifest, and what would have ended the run before it began."""
+    header = bundle.header
+    declared = bundle.manifest.device(known.device)
+    if declared is None:
+        yield f"{HEADER} names the device {known.device}, and {MANIFEST} has none of that name"
+    elif header["device"]["emulated"] != declared.emulated:
+        yield f"{HEADER} and {MANIFEST} do not agree whether {known.device} is emulated"
+    if header["contract"] != ".".join(map(str, bundle.manifest.contract)):
+        yield f"{HEADER} names contract {header['contract']}, {MANIFEST} another"
+    if known.level == "quick" and header["model"] is not None:
+        yield f"{HEADER} names a real model, and level quick has none"
+    begun = datetime.fromisoformat(header["begun"]).date()
+    try:
+        _expectations(bundle).hold([(c.name(), cell) for c, cell in pairs.values()], around(header), begun)
+    except BadRequest as error:
+        yield f"{HEADER}: no run begins with this: {error.what}"
 
 
 def _suite(bundle: Bundle) -> Iterator[str]:
@@ -127,6 +161,7 @@ def _rows(bundle: Bundle, model: Path | None, found: Findings) -> None:
     known = Known(bundle.manifest, header["device"]["name"], header["level"], int(header["seed"]), model)
     checks = [c for c in all_checks().values() if known.level in c.levels]
     pairs = {row_id(c.name(), cell): (c, cell) for c in checks for cell in rows_of(c, known)}
+    found.contradictions += _header(bundle, known, pairs)
     found.contradictions += _selection(bundle, list(pairs))
     rows = []
     rejudging = Rejudging(bundle, known, _expectations(bundle))
@@ -166,7 +201,7 @@ def _selection(bundle: Bundle, every: list[str]) -> Iterator[str]:
             yield f"{i} is in report.json, and {SELECTED} does not have it"
         elif times != 1:
             yield f"{i} was selected, and stands in report.json {times} times" if times else f"{i} has no row"
-    if len(bundle.selected) < len(every) and " -k" not in " ".join(s["command"] for s in bundle.report["sessions"]):
+    if len(bundle.selected) < len(every) and not all(_narrows(s["command"]) for s in bundle.report["sessions"]):
         first = next(i for i in every if i not in bundle.selected)
         yield (
             f"{len(bundle.selected)} of {len(every)} rows are selected, and the command selects all of them; "
@@ -179,6 +214,12 @@ def _selection(bundle: Bundle, every: list[str]) -> Iterator[str]:
                 yield f"{data['row']} is {data['outcome']} in report.json, and {ROWS} has no finished row of it"
         elif changed := [n for n in data if _plain(line.get(n)) != data[n]]:
             yield f"{data['row']}: {', '.join(changed)} in report.json is not what {ROWS} has"
+
+
+def _narrows(command: str) -> bool:
+    """Whether it may select fewer rows than all: `-k`, or pytest's ways to name some of its tests."""
+    words = command.split()
+    return any(w.startswith(("-k", "--deselect", "--lf", "--last-failed")) or "::" in w for w in words)
 
 
 def _plain(value: Any) -> Any:
@@ -200,7 +241,7 @@ def _reports(bundle: Bundle, rows: list[Row], pairs: list[tuple[Check, Cell]]) -
             yield f"{name} in report.json does not follow from the rows: {_first(bundle.report[name], value)}"
     for name, text in rendered(bundle.report).items():
         file = bundle.folder / name
-        if file.is_file() and file.read_text(encoding="utf-8") != text:
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
             yield f"{name} does not show what report.json says"
 
 

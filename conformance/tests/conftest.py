@@ -13,10 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from mutants.catching import Converted
 
+from support.forging import bundle, made  # noqa: F401
+
 
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Converted]:
     """Artifacts of the truthful plugins, each made once: what mutants open that do not touch convert."""
-    made = Converted(tmp_path_factory.mktemp("converted"))
-    yield made
-    made.close()
+    every = Converted(tmp_path_factory.mktemp("converted"))
+    yield every
+    every.close()

@@ -50,6 +50,16 @@ def test_verify_says_consistent_how_much_it_judged_and_what_it_cannot_know(made:
     assert "whether the raw outputs came from this device" in done.output
 
 
+def test_no_bundle_of_a_stranger_writes_words_of_ours_to_the_terminal(made: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(made / "bad", tmp_path / "bundle")
+    report = json.loads((bundle / "report.json").read_text())
+    report["rows"][0]["row"] = "\x1b[2J\nconsistent: 5 of 5 rows"
+    (bundle / "report.json").write_text(json.dumps(report))
+    done = call("verify", bundle)
+    assert "\\x1b[2J\\nconsistent: 5 of 5 rows" in done.output
+    assert not any(line.startswith("consistent") or "\x1b" in line for line in done.output.splitlines())
+
+
 def test_verify_lists_contradictions_and_ends_with_1(made: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(made / "bad", tmp_path / "bundle")
     (bundle / "badge.svg").write_text("<svg/>")

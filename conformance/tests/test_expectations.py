@@ -80,6 +80,8 @@ def test_an_entry_is_good_on_its_last_day() -> None:
         (exception("a.b", kind="ignored"), "kind = 'ignored'"),
         (exception("a.b") + "extra = 1\n", "exception 1: extra"),
         (exception("a.b", when="level = 3"), "when = {'level': 3}"),
+        (exception("a.b", when='level = "quik"'), "exception 1: level = 'quik'"),
+        (exception("a.b").replace('"known"', '["known"]'), "exception 1: reason = ['known']"),
         ("[[exception]]\n", "conformance.toml: exception"),
         ("exceptions = 3\n", "no array of tables"),
     ],

@@ -86,6 +86,28 @@ def test_a_figure_on_its_bound_may_fall_on_either_side(tmp_path: Path) -> None:
     assert "they lie on it: text.edge" in found.unknown[0]
 
 
+class Counts(Wrong):
+    """text.counts: ninety-nine of a hundred where all were asked for, beside a figure that lies on its bound."""
+
+    right = 99.0
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        verdict.figure("right", type(self).right, 100, "==")
+        verdict.figure("value", 1.0, 1.0005)
+
+
+def test_a_count_that_must_be_whole_has_no_room_and_is_not_excused_by_another_figure_on_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_suite(Counts):
+        with monkeypatch.context() as patch:
+            patch.setattr(Counts, "right", 100.0)
+            run_small(tmp_path / "b")
+        contradictions = verify(tmp_path / "b").contradictions
+    assert "text.counts: right is 100.0, computed 99.0" in contradictions
+    assert any(c.startswith("text.counts: is passed, computed failed") for c in contradictions)
+
+
 def test_rows_whose_ids_are_alike_do_not_share_a_file(tmp_path: Path) -> None:
     with small_suite(Twice):
         run_small(tmp_path / "b")
