@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgecore.contract.errors import BadRequest
 from edgecore_conformance.bundle import open_bundle
+from edgecore_conformance.evidence.report import validate
 from edgecore_conformance.outcomes import Outcome
 
 MOVED = 0.05
@@ -51,7 +53,7 @@ class Difference:
 
 def compare(before: Path, after: Path) -> Difference:
     """Raises `BadRequest` for a folder that is no bundle. Verifies neither."""
-    a, b = open_bundle(before).report, open_bundle(after).report
+    a, b = _report(before), _report(after)
     old, new = ({r["row"]: r for r in report["rows"]} for report in (a, b))
     return Difference(
         list(_conditions(a["header"], b["header"])),
@@ -59,6 +61,15 @@ def compare(before: Path, after: Path) -> Difference:
         list(_figures(old, new)),
         list(_claims(a, b)),
     )
+
+
+def _report(folder: Path) -> Mapping[str, Any]:
+    report = open_bundle(folder).report
+    try:
+        validate(report)
+    except BadRequest as error:
+        raise BadRequest(f"{folder}: {error.what}", supported=error.supported) from None
+    return report
 
 
 def _conditions(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:

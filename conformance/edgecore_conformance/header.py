@@ -106,8 +106,9 @@ def _probed(run: Run) -> dict[str, Any]:
         return {"device": {**device, "description": "", "reason": reduced(str(found))}, "drivers": {}, "features": {}}
     if (probed := run.bench.found) is not None:
         device |= {"available": probed.available, "description": probed.description, "reason": probed.reason}
-    features = {str(k): reduced(str(v)) for k, v in found.features.items()}
-    return {"device": device, "drivers": dict(found.versions), "features": features}
+    features = {str(k): str(v) for k, v in found.features.items()}
+    told: dict[str, Any] = reduced_facts({"device": device, "drivers": dict(found.versions), "features": features})
+    return told
 
 
 def model_of(known: Known) -> dict[str, str] | None:
@@ -186,11 +187,16 @@ def reduced_facts(value: Any) -> Any:
 
 
 def _places() -> list[tuple[str, str]]:
+    """The longest first: one may lie in another."""
     named = [
         (str(paths.home()), "$EDGECORE_HOME"),
         (sys.prefix, "$PREFIX"),
         (tempfile.gettempdir(), "$TMP"),
         (str(Path.home()), "~"),
     ]
+    with suppress(OSError):  # it may be gone
+        named.append((str(Path.cwd()), "$PWD"))
+    named += [(os.path.realpath(folder), word) for folder, word in named]
+    named = sorted(dict(reversed(named)).items(), key=lambda place: -len(place[0]))
     # Folders of one part (`/tmp` is one; `/root` another) are short, but nobody's answer to a prompt names them.
     return [(folder, word) for folder, word in named if len(folder) > 3]

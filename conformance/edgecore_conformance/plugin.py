@@ -81,6 +81,7 @@ def _id(name: str, cell: Mapping[str, str]) -> str:
 
 def _run(config: pytest.Config, kind: type | None) -> Run:
     """One run a backend, device and level: a class of an author's names its own, the command line the other."""
+    from edgecore.contract.errors import BadRequest
     from edgecore_conformance.run import Run
 
     option = config.getoption
@@ -89,6 +90,12 @@ def _run(config: pytest.Config, kind: type | None) -> Run:
     level = str(getattr(kind, "level", None) or option("--conformance-level"))
     key = (backend, device, level)
     if key not in config.stash[RUN]:
+        if option("--conformance-out") and config.stash[RUN]:
+            raise BadRequest(
+                "--conformance-out holds one run, and these tests are of several",
+                supported="tests of one backend, device and level",
+                hint="the same with the file and the class: pytest FILE::CLASS",
+            )
         config.stash[RUN][key] = Run(
             backend,
             device,

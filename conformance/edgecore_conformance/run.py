@@ -15,7 +15,7 @@ from edgecore.contract.errors import BadRequest, DeviceUnavailable
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.bundle import read
 from edgecore_conformance.check import Cell, Check, all_checks, row_id
-from edgecore_conformance.expectations import Circumstances, Expectations, read_expectations, today
+from edgecore_conformance.expectations import LEVELS, Circumstances, Expectations, read_expectations, today
 from edgecore_conformance.header import FILE as HEADER
 from edgecore_conformance.header import MANIFEST, check_same, header
 from edgecore_conformance.known import Known
@@ -46,6 +46,8 @@ class Run:
             raise BadRequest(
                 "which backend?", supported=", ".join(e.name for e in registry.usable()), hint="--backend NAME"
             )
+        if level not in LEVELS:
+            raise BadRequest(f"there is no level {level!r}", supported=", ".join(LEVELS))
         self.entry = registry.find(backend)
         manifest = self.entry.ready_manifest
         device = device or manifest.devices[0].name

@@ -32,8 +32,8 @@ R = TypeVar("R")
 
 
 def one_thread(call: Callable[P, R]) -> Callable[P, R]:
-    """The suite's own arithmetic in one thread: two that wait for a core which others use take twice as long as one, and
-    figures do not depend on how many there are."""
+    """The suite's own arithmetic in one thread: two that wait for a core which others use take twice as long as one,
+    and figures do not depend on how many there are."""
 
     @wraps(call)
     def limited(*arguments: P.args, **named: P.kwargs) -> R:

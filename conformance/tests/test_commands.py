@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from edgecore import paths, registry
 from edgecore.cli.backends import command as backends
+from edgecore.contract.errors import BadRequest
 from edgecore.verbs import proving
 from edgecore_conformance.check import GROUPS
 from edgecore_conformance.commands import group
@@ -58,6 +59,16 @@ def test_no_bundle_of_a_stranger_writes_words_of_ours_to_the_terminal(made: Path
     done = call("verify", bundle)
     assert "\\x1b[2J\\nconsistent: 5 of 5 rows" in done.output
     assert not any(line.startswith("consistent") or "\x1b" in line for line in done.output.splitlines())
+
+
+def test_diff_with_what_is_no_report_says_which_and_where(made: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(made / "bad", tmp_path / "bundle")
+    (bundle / "report.json").write_text('{"header": {}, "rows": [{"row": "x"}], "claims": {"of": []}}')
+    for pair in ((bundle, made / "bad"), (made / "bad", bundle)):
+        with pytest.raises(
+            BadRequest, match=r"bundle: report.json at the top: 'schema_version' is a required property"
+        ):
+            compare(*pair)
 
 
 def test_verify_lists_contradictions_and_ends_with_1(made: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from edgecore_conformance.evidence.badge import badge, words
 from edgecore_conformance.evidence.report import schema, validate
 from edgecore_conformance.outcomes import Outcome
 
-from support.small_suite import GOOD, Wrong, exception, run_small, small_suite, write_plugin
+from support.small_suite import GOOD, NO_DEVICE, Wrong, exception, run_small, small_suite, write_plugin
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -114,6 +114,28 @@ def test_nobody_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_command_is_kept_with_its_paths_reduced(argv: list[str], said: str) -> None:
     assert headers.command(argv) == said
+
+
+def test_the_working_folder_and_what_links_lead_to_are_reduced_the_innermost_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data/jane/plugin").mkdir(parents=True)
+    (tmp_path / "home").symlink_to(tmp_path / "data/jane")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/nowhere")
+    monkeypatch.chdir(tmp_path / "data/jane/plugin")
+    assert headers.reduced(f"{tmp_path}/data/jane/plugin/x.py and {tmp_path}/data/jane/y") == "$PWD/x.py and ~/y"
+    monkeypatch.chdir(tmp_path / "data")
+    assert headers.reduced(f"{tmp_path}/data/jane/y") == "~/y"
+
+
+def test_a_probe_that_names_folders_is_reduced_too(tmp_path: Path) -> None:
+    hooks = NO_DEVICE.replace('"it was taken out"', "__file__").replace('"2.0"', "__file__")
+    with small_suite(Wrong):
+        run_small(tmp_path / "b", backend=str(write_plugin(tmp_path / "mine", hooks=hooks)))
+    header = json.loads((tmp_path / "b/header.json").read_text())
+    assert header["device"]["reason"].startswith("$TMP/")
+    assert header["drivers"]["numpy"].startswith("$TMP/")
 
 
 def test_paths_are_reduced_and_words_that_contain_them_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

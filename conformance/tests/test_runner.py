@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edgecore import registry
-from edgecore.contract.errors import BadRequest, DeviceUnavailable
+from edgecore.contract.errors import DeviceUnavailable
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, all_checks
 from edgecore_conformance.known import Known
@@ -135,61 +135,6 @@ def test_resume_with_something_else_is_refused_and_leaves_the_bundle(tmp_path: P
     assert again.code == 2
     assert "the bundle was begun with another seed (0, now 4)" in again.err
     assert conformance("verify", "b", cwd=tmp_path).code == 0
-
-
-def test_a_killed_run_is_gone_on_with(tmp_path: Path) -> None:
-    with small_suite(*GOOD, Wrong):
-        run_small(tmp_path / "b", seed=3)
-    lines = (tmp_path / "b/rows.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "b/rows.jsonl").write_text("".join(lines[:3]) + '{"row": "cut in the mid')
-    for name in ("report.json", "index.html", "junit.xml", "badge.svg"):
-        (tmp_path / "b" / name).unlink()
-    with small_suite(*GOOD, Wrong):
-        made = run_small(tmp_path / "b", seed=3, resume=True)
-        assert made.report is not None
-        assert made.report["outcomes"] == {"passed": 5, "not_applicable": 1, "failed": 1}
-        assert verify(tmp_path / "b").contradictions == []
-
-
-def test_rows_that_a_full_disk_left_half_are_run_again(tmp_path: Path) -> None:
-    with small_suite(*GOOD, Wrong):
-        run_small(tmp_path / "b")
-        (tmp_path / "b/raw/text.wrong.json").write_bytes(b"")
-        with (tmp_path / "b/rows.jsonl").open("ab") as file:
-            file.write(b'{"row": "tensor.nothing", "state": "finished"}\n[]\n\xff\xfe\x00')
-        run_small(tmp_path / "b", resume=True)
-        assert verify(tmp_path / "b").contradictions == []
-    assert (tmp_path / "b/rows.jsonl").read_text().count('"state": "finished"') == 7
-
-
-def test_a_run_that_was_killed_before_it_noted_its_session_is_gone_on_with(tmp_path: Path) -> None:
-    with small_suite(*GOOD):
-        run_small(tmp_path / "b")
-        (tmp_path / "b/sessions.json").unlink()
-        run_small(tmp_path / "b", resume=True)
-        assert verify(tmp_path / "b").contradictions == []
-
-
-@pytest.mark.parametrize("name", ["header.json", "selected.json", "sessions.json"])
-@pytest.mark.parametrize("text", ["", "7", '{"a'])
-def test_resume_of_a_bundle_that_cannot_be_read_names_the_file_and_what_to_type(
-    name: str, text: str, tmp_path: Path
-) -> None:
-    with small_suite(Wrong):
-        run_small(tmp_path / "b")
-        (tmp_path / "b" / name).write_text(text)
-        with pytest.raises(BadRequest, match=name) as refused:
-            run_small(tmp_path / "b", resume=True)
-    assert refused.value.hint == "the same with another --out and without --resume"
-
-
-def test_resume_never_writes_into_a_folder_that_holds_no_run(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    for resume in (False, True):
-        with small_suite(Wrong), pytest.raises(BadRequest, match=r"holds no run that was begun: mine\.txt") as refused:
-            run_small(tmp_path, resume=resume)
-        assert refused.value.hint == "the same with another --out"
-    assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_what_had_begun_and_never_ended_is_crashed_and_what_never_began_is_missing(tmp_path: Path) -> None:
@@ -366,26 +311,51 @@ def test_expectations_are_read_at_this_door_and_can_be_left_aside(tmp_path: Path
     assert ignored.code == 1
 
 
-def test_authors_have_a_door_of_their_own(tmp_path: Path) -> None:
-    """One class with one line, in the tests of a plugin, run by their own pytest."""
-    plugin = write_plugin(tmp_path / "mine")
-    (tmp_path / "test_mine.py").write_text(
-        "from edgecore_conformance import BackendConformance\n\n"
-        f"class TestMine(BackendConformance):\n    backend = {str(plugin)!r}\n"
-    )
+def authors(classes: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Their own pytest, with the small suite, of a file with these classes."""
+    (cwd / "test_mine.py").write_text("from edgecore_conformance import BackendConformance\n\n" + classes)
     code = (
         "import sys, pytest\nfrom support.small_suite import *\n"
         "with small_suite(*GOOD, Wrong):\n"
         "    plugins = ['-p', 'edgecore_conformance.plugin', '-p', 'no:cacheprovider']\n"
-        "    sys.exit(pytest.main(['-q', *plugins, 'test_mine.py']))\n"
+        "    sys.exit(pytest.main(['-q', *plugins, *sys.argv[1:]]))\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(DRIVER.parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env, check=False
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(DRIVER.parents[1])},
+    )  # fmt: skip
+
+
+def test_authors_have_a_door_of_their_own(tmp_path: Path) -> None:
+    """One class with one line, in the tests of a plugin, run by their own pytest."""
+    plugin = write_plugin(tmp_path / "mine")
+    done = authors(
+        f"class TestMine(BackendConformance):\n    backend = {str(plugin)!r}\n", "test_mine.py", cwd=tmp_path
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 failed, 3 passed, 1 skipped" in done.stdout
     assert "failed: value 3 misses <= 2" in done.stdout
+
+
+def test_what_authors_mistype_is_said_and_never_a_run_of_nothing(tmp_path: Path) -> None:
+    one = "class TestMine(BackendConformance):\n    backend = 'reference'\n"
+    done = authors(one + "    level = 'slow'\n", "test_mine.py", cwd=tmp_path)
+    assert "there is no level 'slow'" in done.stdout
+    assert done.returncode == 2
+
+
+def test_two_runs_of_authors_never_share_a_bundle_and_one_named_by_its_class_is_consistent(tmp_path: Path) -> None:
+    plugin = write_plugin(tmp_path / "mine")
+    two = "".join(
+        f"class Test{n}(BackendConformance):\n    backend = {b!r}\n" for n, b in enumerate(("reference", str(plugin)))
+    )
+    done = authors(two, "test_mine.py", "--conformance-out", "b", "-k", "llama", cwd=tmp_path)
+    assert "--conformance-out holds one run, and these tests are of several" in done.stdout
+    assert done.returncode == 2
+    done = authors(two, "test_mine.py::Test1", "--conformance-out", "b", "-k", "llama", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    with small_suite(*GOOD, Wrong):
+        assert verify(tmp_path / "b").contradictions == []
 
 
 def test_a_bundle_is_read_on_a_machine_that_has_not_the_plugin(tmp_path: Path) -> None:
