@@ -202,6 +202,19 @@ def test_a_suspended_warm_up_is_run_and_is_not_in_the_samples(
     assert (verdict(name, suspended_facts(known, name, shown, 4, ran), known).outcome is Outcome.PASSED) is good
 
 
+@pytest.mark.parametrize(("counted", "good"), [(4, True), (8, False)])
+def test_what_a_warm_up_waited_for_a_processor_is_no_suspension(known: Known, counted: int, good: bool) -> None:
+    """Half a second more for each repetition than in the calibration; `counted` of the eight are in the samples."""
+    name = "benchmark.warmup"
+    facts = suspended_facts(known, name, 0.0, 4)
+    seen = facts["visits"][0]
+    seen["waited"] = 8 * 0.5
+    seen["outside"] += seen["waited"]
+    for repetition in seen["samples"]["repetitions"]:
+        repetition["steps"][0] += 0.5 * counted / 4
+    assert (verdict(name, facts, known).outcome is Outcome.PASSED) is good
+
+
 @pytest.mark.parametrize(
     ("decode", "prompt", "good"), [(64, 256, True), (40, 120, True), (16, 256, False), (64, 64, False)]
 )

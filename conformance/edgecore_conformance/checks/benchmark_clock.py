@@ -100,10 +100,17 @@ class _Suspended(TextBenchmark):
         raise NotImplementedError
 
 
-def excess(facts: Mapping[str, Any], visit: Mapping[str, Any]) -> float:
-    """Share of the suspensions that the samples show: what they claim more than the same work did undisturbed."""
-    usual = timing.claimed(facts["calibration"]["more"]) * 4 / 5
-    return float((timing.claimed(visit) - usual) / max(sum(visit["suspended"]), 1e-6))
+def excess(facts: Mapping[str, Any], visit: Mapping[str, Any], *, waits: bool = True) -> float:
+    """Share of the suspensions that the samples show: what they claim more than the same work did undisturbed. Without
+    `waits`, less what the worker waited for a processor, evenly spread over its repetitions: other work on the machine
+    comes and goes between two calls, and is no suspension."""
+    more, asked = facts["calibration"]["more"], visit["asked"]
+    usual, seen = timing.claimed(more), timing.claimed(visit)
+    if not waits:
+        usual -= more["waited"] or 0.0
+        seen -= (visit["waited"] or 0.0) * asked["repetitions"] / (asked["repetitions"] + asked["warmup"])
+    usual *= asked["repetitions"] / more["asked"]["repetitions"]
+    return float((seen - usual) / max(sum(visit["suspended"]), 1e-6))
 
 
 @check
@@ -143,7 +150,9 @@ class WarmUp(_Suspended):
     """benchmark.warmup: warm-ups are run, and are not in the samples.
 
     Four warm-ups and four counted repetitions are asked for, and the worker is suspended while it warms up: none of
-    that time may be in the samples. The CPU time of the whole call must be that of more repetitions than are counted.
+    that time may be in the samples; what the worker waited for a processor is left out. The CPU time of the whole call
+    must be that of more repetitions than are counted.
+
     A failure means that the first, slow repetitions are counted, alone or in an average, or that warm-ups are skipped.
     Three attempts must fail.
     """
@@ -152,7 +161,7 @@ class WarmUp(_Suspended):
     places = (0.5, 1.1, 1.7)
 
     def settled(self, facts: Mapping[str, Any], visit: Mapping[str, Any]) -> bool:
-        return excess(facts, visit) <= HIDDEN and self.ran(facts, visit) >= 5.5
+        return excess(facts, visit, waits=False) <= HIDDEN and self.ran(facts, visit) >= 5.5
 
     def ran(self, facts: Mapping[str, Any], visit: Mapping[str, Any]) -> float:
         """How many repetitions the CPU time of a call stands for."""
@@ -169,7 +178,7 @@ class WarmUp(_Suspended):
             ran = max(self.ran(seen.facts, v) for v in visits)
             verdict.figure("repetitions by CPU time", ran, 5.5, ">=", "", f"4 warm-ups and 4 counted; {how}")
         if suspended := [v for v in visits if v["suspended"]]:
-            share = min(excess(seen.facts, v) for v in suspended)
+            share = min(excess(seen.facts, v, waits=False) for v in suspended)
             verdict.figure("share of the suspended warm-up in the samples", share, HIDDEN, "<=", "", how)
 
 
