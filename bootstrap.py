@@ -34,6 +34,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 OLDEST = (3, 11)
 WINDOWS = os.name == "nt"
 QUICKSTART_PLUGIN = "llamacpp"
+CONFORMANT = ("reference", QUICKSTART_PLUGIN, "openvino")
+"""Plugins whose runtimes can share an environment: the suite's own tests run each of them whole."""
 NOTHING_SELECTED = 5
 """pytest's exit code."""
 
@@ -268,10 +270,13 @@ def environments():
     one for the conformance suite."""
     names = plugin_names()
     proven = [n for n in names if n in ("reference", QUICKSTART_PLUGIN)]
+    groups = toml(ROOT / "pyproject.toml")["dependency-groups"]
+    own = {name: name + "-test" if name + "-test" in groups else "plugin-test" for name in names}
     made = {"core": Environment("core", [n for n in names if n == "reference"], ["test", "lint"], "[hub]")}
-    made.update({name: Environment(name, [name], ["plugin-test"]) for name in names})
+    made.update({name: Environment(name, [name], [own[name]]) for name in names})
     made["e2e"] = Environment("e2e", proven, ["plugin-test", "originals"])
-    made["conformance"] = Environment("conformance", proven, ["suite-test"], beside=["conformance"])
+    conformant = [n for n in names if n in CONFORMANT]
+    made["conformance"] = Environment("conformance", conformant, ["suite-test"], beside=["conformance"])
     return made
 
 

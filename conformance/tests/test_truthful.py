@@ -50,6 +50,15 @@ def test_llama_cpp_passes_whole_and_its_bundle_is_consistent(seed: int, tmp_path
     assert verify(tmp_path / "bundle").contradictions == []
 
 
+@pytest.mark.skipif(
+    find_spec("openvino") is None, reason="needs openvino: python3 bootstrap.py test --only conformance"
+)
+@SEEDS
+def test_openvino_passes_whole_and_its_bundle_is_consistent(seed: int, tmp_path: Path) -> None:
+    assert alarms(quick("openvino", tmp_path / "bundle", seed)) == []
+    assert verify(tmp_path / "bundle").contradictions == []
+
+
 @pytest.mark.parametrize("base", TRUTHFUL)
 def test_what_mutants_are_made_of_passes_whole(base: str, tmp_path: Path) -> None:
     plugin = write_mutant(TRUTHFUL[base], tmp_path / "plugin")
