@@ -5,20 +5,11 @@ Everything in it can be deleted: artifacts are built again, sources fetched agai
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from edgecore.contract.resources import home
+
 __all__ = ["artifacts", "environments", "home", "index", "locks", "sources"]
-
-
-def home() -> Path:
-    """`$EDGECORE_HOME`, else the user's cache folder for edgecore. May not exist yet; read anew at each call."""
-    named = os.environ.get("EDGECORE_HOME")
-    if named:
-        return Path(named).expanduser().absolute()
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("edgecore", appauthor=False))
 
 
 def artifacts() -> Path:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgecore.contract.placement import Placement, PlacementSource
     from edgecore.contract.precisions import Precision, PrecisionClass
     from edgecore.contract.progress import Progress, no_progress, watch_growth
+    from edgecore.contract.resources import cache_folder, usable_memory, usable_threads
     from edgecore.contract.sampling import GREEDY, Sampler, Sampling
     from edgecore.contract.sessions import (
         Logits, Message, Piece, TensorSession, TensorSpec, TextContext, TextSession,
@@ -39,6 +40,7 @@ _HOME = {
     "placement": ("Placement", "PlacementSource"),
     "precisions": ("Precision", "PrecisionClass"),
     "progress": ("Progress", "no_progress", "watch_growth"),
+    "resources": ("cache_folder", "usable_memory", "usable_threads"),
     "sampling": ("GREEDY", "Sampler", "Sampling"),
     "sessions": ("Logits", "Message", "Piece", "TensorSession", "TensorSpec", "TextContext", "TextSession"),
 }  # fmt: skip
@@ -95,8 +97,11 @@ __all__ = [
     "Weights",
     "WorkerCrashed",
     "Workload",
+    "cache_folder",
     "hookimpl",
     "no_progress",
+    "usable_memory",
+    "usable_threads",
     "watch_growth",
 ]
 

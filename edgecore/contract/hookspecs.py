@@ -112,8 +112,7 @@ def edgecore_run(
 
     context_length: tokens, at least 1 (the caller has seen to it); None lets the backend choose, at most what the model
                     was trained for.
-    threads:        None means what affinity and quota allow (`edgecore.machine.usable_threads` measured it for the
-                    caller).
+    threads:        None means what affinity and quota allow (`edgecore.contract.usable_threads`).
     Raises `DeviceUnavailable`, `PlacementRefused`, `CorruptModel`, `DoesNotFit`.
     """
     raise AssertionError("a specification is not called")

@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from edgecore.machine.cgroup import ROOT, memory_limit
-from edgecore.machine.threads import usable_threads
+from edgecore.contract.cgroup import ROOT
+from edgecore.contract.resources import usable_memory, usable_threads
 
 _SAME_ON_INTEL_MAC = {"sse3": "pni", "avx1.0": "avx", "lzcnt": "abm", "lahf": "lahf_lm"}
 _SYSCTL_ARM = {
@@ -69,9 +69,7 @@ class Machine:
 
 def facts(root: Path = ROOT) -> Machine:
     """This computer, now. Takes milliseconds and changes nothing."""
-    memory = psutil.virtual_memory()
-    limit = memory_limit(root)
-    total = memory.total if limit is None else min(memory.total, limit)
+    total, available = usable_memory(root)
     chip, features = _processor(root)
     return Machine(
         system=platform.system(),
@@ -83,7 +81,7 @@ def facts(root: Path = ROOT) -> Machine:
         cpus=psutil.cpu_count() or 1,
         threads=usable_threads(root),
         memory=total,
-        memory_available=min(memory.available, total),
+        memory_available=available,
     )
 
 

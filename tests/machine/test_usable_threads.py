@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecore.machine.cgroup import cpu_quota, memory_limit
-from edgecore.machine.threads import usable_threads
+from edgecore.contract.cgroup import cpu_quota, memory_limit
+from edgecore.contract.resources import usable_threads
 
 V2_MOUNT = "30 23 0:28 {root} /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n"
 V1_MOUNTS = (

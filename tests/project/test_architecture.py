@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 FOUNDATION = {"contract", "paths", "disk"}
 MAY_IMPORT = {
     "contract": set(),
-    "paths": set(),
+    "paths": {"contract"},
     "disk": {"contract"},
     "checkpoint": {"contract"},
     "registry": FOUNDATION,

@@ -28,8 +28,9 @@ from edgecore.contract import (
     Value,
     Workload,
     hookimpl,
+    usable_threads,
 )
-from edgecore_llamacpp.threads import chosen_threads, usable_threads
+from edgecore_llamacpp.threads import chosen_threads
 
 
 @hookimpl

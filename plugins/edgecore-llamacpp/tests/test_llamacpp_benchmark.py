@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from edgecore.contract import GREEDY, Artifact, BadRequest, Cancelled, DoesNotFit, Samples, Workload, no_progress
-from edgecore_llamacpp import threads
 
 
 def measure(llama: Any, artifact: Artifact, progress: Any = no_progress, **given: Any) -> Samples:
@@ -60,12 +59,3 @@ def test_it_can_be_cancelled(llama: Any, tiny_gguf: Artifact) -> None:
 
     with pytest.raises(Cancelled):
         measure(llama, tiny_gguf, progress=cancel)
-
-
-def test_threads_obey_a_quota(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    quota = tmp_path / "cpu.max"
-    monkeypatch.setattr(threads, "QUOTA", quota)
-    unlimited = threads.usable_threads()
-    for text, expected in (("max 100000\n", unlimited), ("100000 100000\n", 1), ("20000 100000\n", 1)):
-        quota.write_text(text)
-        assert threads.usable_threads() == expected
