@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ModelNotFound, PlacementRefused, PluginFault, QualityRefused, Timeout, UnsupportedModel, UnsupportedPrecision,
         WorkerCrashed,
     )  # fmt: skip
+    from edgecore.contract.feeds import check_feeds, fixed, fixed_sizes
     from edgecore.contract.hookspecs import ConvertLimits, Probe, ProbedDevice, hookimpl
     from edgecore.contract.manifest import CONTRACT_VERSION, Claim, Device, Format, Manifest
     from edgecore.contract.measurement import Repetition, Samples, Workload
@@ -33,6 +34,7 @@ _HOME = {
         "EdgecoreError", "ModelNotFound", "PlacementRefused", "PluginFault", "QualityRefused", "Timeout",
         "UnsupportedModel", "UnsupportedPrecision", "WorkerCrashed",
     ),
+    "feeds": ("check_feeds", "fixed", "fixed_sizes"),
     "hookspecs": ("ConvertLimits", "Probe", "ProbedDevice", "hookimpl"),
     "manifest": ("CONTRACT_VERSION", "Claim", "Device", "Format", "Manifest"),
     "measurement": ("Repetition", "Samples", "Workload"),
@@ -98,6 +100,9 @@ __all__ = [
     "WorkerCrashed",
     "Workload",
     "cache_folder",
+    "check_feeds",
+    "fixed",
+    "fixed_sizes",
     "hookimpl",
     "no_progress",
     "usable_memory",
