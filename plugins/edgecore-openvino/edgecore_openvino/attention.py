@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from openvino import Node, Type, opset13 as ops
+from openvino import Node, Type
+from openvino import opset13 as ops
 
 from edgecore.checkpoint import Decoder
 from edgecore_openvino.nodes import f32, i32, i64

@@ -25,7 +25,7 @@ def convert(
     model: Checkpoint, out: Path, precision: str, options: Mapping[str, Value], limits: ConvertLimits,
     progress: Progress,
 ) -> Made:  # fmt: skip
-    """Writes the folder into `out`. Raises as `ir_file.write` does, and `DoesNotFit` for more than the trained context."""
+    """Writes the folder into `out`. Raises as `ir_file.write` does, `DoesNotFit` beyond the trained context too."""
     trained = model.decoder.context_length
     if limits.max_context is not None and limits.max_context > trained:
         raise DoesNotFit(

@@ -9,8 +9,9 @@ look for; test_openvino_graph.py counts that they found it.
 
 from __future__ import annotations
 
-from openvino import Model, Node, PartialShape, Type, opset13 as ops
+from openvino import Model, Node, PartialShape, Type
 from openvino import op as operation
+from openvino import opset13 as ops
 
 from edgecore.checkpoint import Activation, Decoder
 from edgecore_openvino.attention import Attention, soft_capped
@@ -21,7 +22,7 @@ TYPES = {"f32": Type.f32, "f16": Type.f16, "bf16": Type.bf16}
 
 
 def build(decoder: Decoder, precision: str) -> Model:
-    """input_ids, attention_mask, position_ids int64 (batch, tokens; the mask: all tokens so far), beam_idx int32 (batch)
+    """input_ids, attention_mask, position_ids int64 (batch, tokens; the mask all so far), beam_idx int32 (batch)
     -> `logits` float32 (batch, tokens, vocab). The KV cache is state. Every weight is a parameter more."""
     return _Graph(decoder, TYPES[precision]).model()
 

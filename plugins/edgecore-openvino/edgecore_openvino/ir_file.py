@@ -53,7 +53,6 @@ def write(graph: ov.Model, model: Checkpoint, xml: Path, progress: Progress) -> 
             _serialize(graph, xml, weights)
             tree = ElementTree.parse(xml)
             places = _placed(tree, model.tensors, weights.stat().st_size)
-            ElementTree.indent(tree)
             tree.write(xml, encoding="utf-8", xml_declaration=True)
             _append(model, weights, places, progress)
     except BaseException:  # cancelled or failed: half a file is worse than none

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from openvino import Node, opset13 as ops
+from openvino import Node
+from openvino import opset13 as ops
 
 
 def i64(values: Any) -> Node:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from openvino import Node, opset13 as ops
+from openvino import Node
+from openvino import opset13 as ops
 
 from edgecore.checkpoint import Decoder, Rope, RopeScaling
 from edgecore_openvino.nodes import f32, i64
@@ -27,7 +28,7 @@ def _turns(rope: Rope, positions: Node) -> Turns:
 
 
 def _frequencies(rope: Rope, positions: Node) -> Node:
-    """(1, dim/2, 1) radians a position. longrope: all positions of a call turn by the set that its last one asks for."""
+    """(1, dim/2, 1) radians a position. longrope: a call turns all its positions as its last one asks for."""
     short = f32(rope.frequencies().reshape(1, -1, 1))
     if rope.scaling is not RopeScaling.LONGROPE:
         return short
