@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from edgecore.contract.disk import DISK_FULL
 from edgecore.contract.errors import BadRequest, DoesNotFit
 from edgecore.contract.progress import Progress, no_progress
 
 CHUNK = 4 << 20
-_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
@@ -29,7 +29,7 @@ def typed_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             raise DoesNotFit(
                 f"{where}: {error.strerror}: the file did not fit on the disk, and nothing of it was kept",
                 supported=f"{_free(where)} free there now",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgecore.contract.artifacts import Artifact, Fallback, Made, PayloadFile, Weights
+    from edgecore.contract.disk import check_room, full_disk
     from edgecore.contract.errors import (
         BackendUnavailable, BadRequest, Cancelled, CannotDo, CorruptModel, DeviceUnavailable, DoesNotFit, EdgecoreError,
         ModelNotFound, PlacementRefused, PluginFault, QualityRefused, Timeout, UnsupportedModel, UnsupportedPrecision,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "artifacts": ("Artifact", "Fallback", "Made", "PayloadFile", "Weights"),
+    "disk": ("check_room", "full_disk"),
     "errors": (
         "BackendUnavailable", "BadRequest", "Cancelled", "CannotDo", "CorruptModel", "DeviceUnavailable", "DoesNotFit",
         "EdgecoreError", "ModelNotFound", "PlacementRefused", "PluginFault", "QualityRefused", "Timeout",
@@ -103,6 +105,8 @@ __all__ = [
     "check_feeds",
     "fixed",
     "fixed_sizes",
+    "check_room",
+    "full_disk",
     "hookimpl",
     "no_progress",
     "usable_memory",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import traceback
 
 import pluggy
 
 from edgecore.contract import errors
+from edgecore.contract.disk import DISK_FULL
 from edgecore.contract.errors import DoesNotFit, EdgecoreError, PluginFault
 
-_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _SHOWN_FRAMES = 3
 _MACHINERY = (os.path.dirname(pluggy.__file__), os.path.dirname(__file__))
 """Frames of these folders tell an author nothing."""
@@ -24,7 +23,7 @@ def as_error(error: BaseException, backend: str, doing: str) -> EdgecoreError:
         return error
     if isinstance(error, MemoryError):
         return DoesNotFit(f"{doing} with {backend!r} ran out of memory: {error}")
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         where = f" while writing {error.filename}" if error.filename else ""
         return DoesNotFit(f"the disk is full, or a file grew beyond its limit{where}: {error.strerror}")
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_MACHINERY)]

@@ -20,9 +20,9 @@ from edgecore.contract import (
     PayloadFile,
     Progress,
     UnsupportedPrecision,
+    full_disk,
 )
 from edgecore_llamacpp import computes, weights
-from edgecore_llamacpp.disk import full_disk
 from edgecore_llamacpp.header import front, padding
 from edgecore_llamacpp.metadata import metadata_of
 from edgecore_llamacpp.parts import Part, plan

@@ -23,11 +23,11 @@ from edgecore.contract import (
     Progress,
     UnsupportedPrecision,
     Value,
+    check_room,
     watch_growth,
 )
 from edgecore_llamacpp import imatrix, mixes, native, weights
 from edgecore_llamacpp.convert import MODEL
-from edgecore_llamacpp.disk import check_room
 from edgecore_llamacpp.model import Model
 from edgecore_llamacpp.native import libllama
 

@@ -18,8 +18,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from edgecore.checkpoint import Checkpoint, Tensor
-from edgecore.contract import Progress, UnsupportedPrecision
-from edgecore_openvino.disk import check_room, full_disk
+from edgecore.contract import Progress, UnsupportedPrecision, check_room, full_disk
 
 _PIECE = 1 << 20
 """Elements converted at once."""
@@ -147,6 +146,6 @@ def _finite(stored: NDArray[Any]) -> bool:
 
 def _all(stream: Any, data: NDArray[np.uint8]) -> None:
     """Every byte: an unbuffered file may take some and say so."""
-    view = memoryview(data)
+    view = data.data
     while len(view):
         view = view[stream.write(view) :]

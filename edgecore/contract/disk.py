@@ -1,4 +1,4 @@
-"""A full disk, in the contract's words: Python says so by errno, OpenVINO only by failing."""
+"""A full disk, in the contract's words: Python says so by errno, native code often by failing and no more."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgecore.contract import DoesNotFit
+from edgecore.contract.errors import DoesNotFit
 
-_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""What an `OSError` that means no more room says in `errno`."""
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def full_disk(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise DoesNotFit(f"{where}: {error.strerror}", hint="edgecore cache ls, then edgecore cache rm ID") from error
 
