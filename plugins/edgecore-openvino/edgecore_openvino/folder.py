@@ -99,6 +99,16 @@ def trained_context(folder: Path) -> int:
     return next((config.integer(key) for key in _LENGTHS if config.has(key)), 0)
 
 
+def longrope_context(folder: Path) -> int:
+    """Tokens after which longrope turns a whole sequence by its other frequencies; 0 for a model without it."""
+    config = _config(folder)
+    scaling = config.section("rope_parameters") or config.section("rope_scaling") or Fields(config.file, {})
+    if scaling.text("rope_type", scaling.text("type", "")) not in ("longrope", "su"):
+        return 0
+    key = "original_max_position_embeddings"
+    return (config if config.has(key) else scaling).integer(key, trained_context(folder))
+
+
 def _config(folder: Path) -> Fields:
     """config.json, with what a model of several kinds says of its text part put on top."""
     config = optional_json(folder / CONFIG)

@@ -1,0 +1,212 @@
+"""A language model's IR in OpenVINO: one request, its inputs allocated once, its KV cache in the plugin's state.
+
+Not edgecore's contract yet: session.py makes a `TextSession` of it, benchmark.py a native loop.
+
+Whoever asks for the last position's logits must not pay for all of them: the head's product over the vocabulary is a
+fifth of a prefill of SmolLM2. So in memory, the file stays as it is, the hidden states are cut to the last few before
+that product, and how few is one more input of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from edgecore.contract import BadRequest, DoesNotFit, EdgecoreError, UnsupportedModel
+from edgecore_openvino import runtime
+
+Ids = NDArray[np.int64]
+CHUNK = 512
+"""Tokens computed at once: bounds the memory of a prefill, and how long one goes on after it was cancelled."""
+LAST = "edgecore_last"
+"""The input that says how many last positions get logits, negated."""
+_PASSED = ("Convert", "Multiply", "Divide", "Tanh", "Add")
+"""What may stand between the head's product and the logits: a softcap, a bias, a change of type."""
+INPUTS = ("input_ids", "attention_mask", "position_ids", "beam_idx")
+
+
+class Network:
+    """One sequence: `filled` positions of it are in the KV cache.
+
+    length:     tokens that fit.
+    long_after: longrope's original context, 0 without: the cached keys of a longer sequence are turned otherwise, and
+                the graph decides by the largest position of a call.
+    """
+
+    def __init__(self, xml: Path, device: str, properties: Mapping[str, Any], length: int, long_after: int = 0) -> None:
+        """Raises as `runtime.read_model` and `compile_model`; `UnsupportedModel` for a graph without KV cache."""
+        model = runtime.read_model(xml)
+        _check(model, xml)
+        self.sliced = slice_hidden(model)
+        self.compiled = runtime.compile_model(model, device, properties)
+        self._request: Any = self.compiled.create_infer_request()
+        self.vocab_size = _vocabulary(self.compiled)
+        self._length = length
+        self._long_after = long_after
+        self._buffers: dict[str, NDArray[Any]] = {
+            "input_ids": np.zeros((1, CHUNK + 1), np.int64),
+            "attention_mask": np.ones((1, length + 1), np.int64),
+            "position_ids": np.arange(length + 1, dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, np.int32),
+            LAST: np.full(1, -1, np.int64),
+        }
+        self._names = {name for port in self.compiled.inputs for name in port.names} & set(self._buffers)
+        for name in self._names & {"beam_idx", LAST}:
+            self._give(name, self._buffers[name])
+        self.filled = 0
+        self._long = False
+        self._sound = True
+        """False while the state is being changed: what stopped half way is not to be used."""
+
+    def checked(self, tokens: Sequence[int]) -> Ids:
+        """Token ids as the graph takes them. Raises `BadRequest` for ids outside the vocabulary."""
+        ids = np.asarray(tokens, np.int64)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
+            bad = next(int(i) for i in ids if not 0 <= i < self.vocab_size)
+            raise BadRequest(f"token id {bad}", supported=f"ids from 0 to {self.vocab_size - 1}")
+        return ids
+
+    def rows_at_once(self, most_bytes: int) -> int:
+        """Positions whose logits are computed in one call, in at most so much memory."""
+        return int(min(CHUNK, max(1, most_bytes // (4 * self.vocab_size))))
+
+    def usable(self, count: int, total: int) -> int:
+        """How many of the first `count` positions in the cache serve a sequence of `total` tokens; none where longrope
+        turns that one otherwise (as edgecore's oracle, and transformers)."""
+        return min(count, self.filled) if self._sound and self._long == self._is_long(total) else 0
+
+    def append(self, ids: Ids, keep: int, chunk: int = CHUNK) -> NDArray[np.float32]:
+        """Forgets all but the first `keep` positions, appends `ids`; a view of the last one's logits, (vocab,), valid
+        until the next call."""
+        total = keep + len(ids)
+        self.truncate(keep)
+        self._long = self._is_long(total)
+        for start in range(0, len(ids), chunk):
+            logits = self.run(ids[start : start + chunk], 1, total)
+        row: NDArray[np.float32] = logits[-1]
+        return row
+
+    def run(self, ids: Ids, rows: int, total: int) -> NDArray[np.float32]:
+        """Appends at most `CHUNK` tokens of a sequence that is to have `total`; a view of the logits of at least the
+        last `rows`, (n, vocab), valid until the next call."""
+        count, end = len(ids), self.filled + len(ids)
+        decoy = self._is_long(total) and end <= self._long_after
+        """One token more, as if it stood where the long sequence begins: attention is causal, so nothing sees it but
+        the graph's choice of frequencies. It is forgotten at once."""
+        buffers, given = self._buffers, count + decoy
+        buffers["input_ids"][0, :count] = ids
+        positions = buffers["position_ids"][:, self.filled : end]
+        if decoy:
+            buffers["input_ids"][0, count] = 0
+            positions = np.append(positions, [[self._long_after]], axis=1)
+        buffers[LAST][0] = -(rows + decoy)
+        self._sound = False
+        self._give("input_ids", buffers["input_ids"][:, :given])
+        self._give("position_ids", positions)
+        self._give("attention_mask", buffers["attention_mask"][:, : end + decoy])
+        self._infer()
+        logits: NDArray[np.float32] = self._request.get_output_tensor(0).data[0]
+        self.filled, self._sound = end, True
+        if decoy:
+            logits = logits[:-1].copy()
+            self._cut(end)
+        return logits
+
+    def truncate(self, count: int) -> None:
+        """Forgets all but the first `count` positions, which are in the cache."""
+        if count == 0:
+            self.clear()
+        elif count < self.filled:
+            self._cut(count)
+
+    def clear(self) -> None:
+        self._open.reset_state()
+        self.filled, self._sound, self._long = 0, True, False
+
+    def _cut(self, count: int) -> None:
+        """The state's tensors are (batch, heads, positions, head_dim). What is handed over is contiguous: of a view
+        into a larger tensor the CPU plugin reads the wrong bytes when it stores 8 bits."""
+        self._sound = False
+        for state in self._open.query_state():
+            state.state = ov.Tensor(np.ascontiguousarray(state.state.data[:, :, :count]))
+        self.filled, self._sound = count, True
+
+    def _is_long(self, total: int) -> bool:
+        return 0 < self._long_after < total
+
+    def _give(self, name: str, array: NDArray[Any]) -> None:
+        if name in self._names:
+            self._open.set_tensor(name, ov.Tensor(array, shared_memory=True))
+
+    def _infer(self) -> None:
+        try:
+            self._request.infer()
+        except RuntimeError as error:
+            raise failed(error) from None
+
+    @property
+    def _open(self) -> Any:
+        if self._request is None:
+            raise BadRequest("the session is closed")
+        return self._request
+
+    @property
+    def request(self) -> Any:
+        """The `InferRequest`, for those who ask it where it ran."""
+        return self._open
+
+    def close(self) -> None:
+        """Gives back weights and cache; the compiled model still says what it was."""
+        self._request = None
+        self.compiled = None
+
+
+def slice_hidden(model: ov.Model) -> bool:
+    """Cuts what enters the head's product to the last positions, by the new input `LAST`. False, and the model as it
+    was, where the product is not found."""
+    node = model.get_results()[0].input_value(0).get_node()
+    while node.get_type_name() in _PASSED:
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "MatMul" or node.input_value(0).get_partial_shape().rank.get_length() != 3:
+        return False
+    last = ops.parameter([1], np.int64, name=LAST)
+    last.output(0).set_names({LAST})
+    end = ops.constant(np.array([np.iinfo(np.int64).max]))
+    one = ops.constant(np.array([1], np.int64))
+    node.input(0).replace_source_output(ops.slice(node.input_value(0), last, end, one, one).output(0))
+    model.add_parameters([last])
+    model.validate_nodes_and_infer_types()
+    return True
+
+
+def failed(error: RuntimeError) -> EdgecoreError:
+    """What stopped a computation, typed."""
+    words = " ".join(str(error).split())[-400:]
+    if "alloc" in words or "memory" in words.lower():
+        return DoesNotFit(f"OpenVINO ran out of memory: {words}", hint="a smaller -c, or kv_cache=u8")
+    return EdgecoreError(f"OpenVINO could not compute: {words}")
+
+
+def _check(model: ov.Model, xml: Path) -> None:
+    names = {name for port in model.inputs for name in port.get_names()}
+    unknown = [port.any_name for port in model.inputs if not port.get_names() & set(INPUTS)]
+    if "input_ids" not in names or unknown or not model.get_variables():
+        why = f"inputs {', '.join(sorted(names))}" if unknown or "input_ids" not in names else "no KV cache as state"
+        raise UnsupportedModel(
+            f"{xml}: not a language model's stateful graph: {why}",
+            supported=f"inputs {', '.join(INPUTS)}, one output, a KV cache as state",
+            hint="edgecore convert MODEL --to openvino",
+        )
+
+
+def _vocabulary(compiled: Any) -> int:
+    size = compiled.output(0).get_partial_shape()[-1]
+    if size.is_dynamic:
+        raise UnsupportedModel("the graph does not say how many logits a position has")
+    return int(size.get_length())
