@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecore import disk, paths
+from edgecore.checkpoint.onnx_file import external_files
 from edgecore.contract.errors import (
     BackendUnavailable,
     BadRequest,
@@ -27,7 +28,6 @@ from edgecore.contract.errors import (
 from edgecore.contract.progress import Progress
 from edgecore.sources.downloading import Download, download
 from edgecore.sources.kinds import SUPPORTED, detect
-from edgecore.sources.onnx_header import external_files
 from edgecore.sources.resolving import Fetched, Look, fetched
 from edgecore.sources.source import is_folder_file
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgecore.checkpoint import onnx_file
 from edgecore.contract.errors import BadRequest, CorruptModel, EdgecoreError, ModelNotFound, UnsupportedModel
-from edgecore.sources import gguf_header, onnx_header
+from edgecore.sources import gguf_header
 
 KINDS = ("gguf", "huggingface", "onnx")
 SUPPORTED = "a GGUF file, a Hugging Face folder (config.json and *.safetensors), an ONNX file"
@@ -42,7 +43,7 @@ def sniff(path: Path) -> str:
         start = file.read(256)
     if start.startswith(gguf_header.MAGIC):
         return "gguf"
-    return "onnx" if onnx_header.looks_like_onnx(start) else ""
+    return "onnx" if onnx_file.looks_like_onnx(start) else ""
 
 
 def _detect_file(path: Path) -> str:
@@ -53,7 +54,7 @@ def _detect_file(path: Path) -> str:
         gguf_header.read_header(path)
     elif kind == "onnx":
         try:
-            onnx_header.read_header(path)
+            onnx_file.read_header(path)
         except CorruptModel:
             if path.suffix.lower() == ".onnx":
                 raise

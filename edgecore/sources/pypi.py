@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from edgecore import disk, paths
+from edgecore.checkpoint.onnx_file import external_files
 from edgecore.contract.errors import BadRequest, Cancelled, ModelNotFound, Timeout
 from edgecore.contract.progress import Progress
 from edgecore.sources.archives import Archive, open_archive
 from edgecore.sources.downloading import Download, download
 from edgecore.sources.kinds import MODEL_SUFFIXES, detect
-from edgecore.sources.onnx_header import external_files
 from edgecore.sources.package_index import PackageIndex, digests_of, overheard, read_configuration
 from edgecore.sources.resolving import Fetched, Look, fetched
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from edgecore import disk, paths
+from edgecore.checkpoint import onnx_file
 from edgecore.contract.errors import EdgecoreError
 from edgecore.contract.progress import Progress, no_progress
-from edgecore.sources import onnx_header
 
 FOLDER_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
@@ -67,7 +67,7 @@ def model_files(path: Path, kind: str) -> list[Path]:
     if kind == "huggingface":
         return sorted(f for f in path.iterdir() if f.is_file() and is_folder_file(f.name))
     if kind == "onnx":
-        return [path, *(path.parent / name for name in onnx_header.read_header(path).external)]
+        return [path, *(path.parent / name for name in onnx_file.read_header(path).external)]
     return [path]
 
 

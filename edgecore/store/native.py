@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgecore.checkpoint import onnx_file
 from edgecore.contract.artifacts import Artifact, PayloadFile
 from edgecore.contract.manifest import Format, Manifest
-from edgecore.sources import gguf_header, onnx_header
+from edgecore.sources import gguf_header
 from edgecore.sources.kinds import detect, sniff
 
 
@@ -40,7 +41,7 @@ def _file(path: Path, manifest: Manifest) -> Artifact | None:
         header = gguf_header.read_header(path)
         precision, family, context = header.precision, header.architecture, header.context_length
     elif kind == "onnx":
-        onnx = onnx_header.read_header(path)
+        onnx = onnx_file.read_header(path)
         precision = onnx.precision
         files += [PayloadFile(name, "weights", (path.parent / name).stat().st_size) for name in onnx.external]
     return Artifact(

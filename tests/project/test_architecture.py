@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "environments": FOUNDATION | {"registry", "sources"},
     "machine": FOUNDATION,
     "sources": FOUNDATION | {"checkpoint"},
-    "store": FOUNDATION | {"sources"},
+    "store": FOUNDATION | {"checkpoint", "sources"},
     "quality": FOUNDATION | {"checkpoint"},
     "workers": FOUNDATION | {"registry", "environments"},
     "measure": FOUNDATION | {"checkpoint", "machine", "registry", "workers"},
