@@ -6,10 +6,10 @@ folder.py  tokenizer, chat template and configs beside it       weights.py  what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from edgecore.checkpoint import Checkpoint
+from edgecore.checkpoint import Checkpoint, Decoder, RopeScaling
 from edgecore.contract import (
     ConvertLimits,
     DoesNotFit,
@@ -19,6 +19,10 @@ from edgecore.contract import (
     Value,
 )
 from edgecore_openvino import folder, graph, ir_file, weights
+
+RUNTIME_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": "8.0", "KV_CACHE_PRECISION": "f16"}
+"""What optimum-intel writes for weights that are not quantized: devices that compute in float16 scale activations down
+by it, and the cache is kept in 16 bits where the run's own options do not say otherwise."""
 
 
 def convert(
@@ -44,10 +48,20 @@ def convert(
     return Made(
         files=(*folder.payload([folder.MODEL, folder.WEIGHTS]), *beside),
         weights=weights.measure(out / folder.MODEL),
-        notes=(*lost, *notes),
+        notes=(*lost, *_computed_otherwise(model.decoder), *notes),
     )
 
 
-RUNTIME_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": "8.0", "KV_CACHE_PRECISION": "f16"}
-"""What optimum-intel writes for weights that are not quantized: devices that compute in float16 scale activations down
-by it, and the cache is kept in 16 bits where the run's own options do not say otherwise."""
+def _computed_otherwise(decoder: Decoder) -> Iterator[str]:
+    """What a person should know of how OpenVINO computes this model."""
+    if decoder.rope.scaling is RopeScaling.LONGROPE:
+        border = decoder.rope.original_context
+        yield (
+            f"a text that grows past {border} tokens turns all its positions otherwise: edgecore computes it anew, "
+            f"openvino_genai keeps its first {border} keys as they were"
+        )
+    if decoder.attention_softcap:
+        yield (
+            "attention with a soft cap is not an operation of OpenVINO's: it is computed step by step, slower, and "
+            "openvino_genai takes it with ATTENTION_BACKEND=SDPA only"
+        )

@@ -9,6 +9,8 @@ look for; test_openvino_graph.py counts that they found it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from openvino import Model, Node, PartialShape, Type
 from openvino import op as operation
 from openvino import opset13 as ops
@@ -126,7 +128,7 @@ class _Graph:
         """A norm's weights or a bias: float32 in every precision."""
         return self._parameter(name, Type.f32, self._shapes[name])
 
-    def _parameter(self, name: str, type: Type, shape: object) -> Node:
+    def _parameter(self, name: str, type: Type, shape: Iterable[int]) -> Node:
         node = operation.Parameter(type, PartialShape(list(shape)))
         if name not in self._shapes:
             node.output(0).set_names({name})

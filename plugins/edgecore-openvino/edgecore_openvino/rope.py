@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from openvino import Node
 from openvino import opset13 as ops
 
@@ -58,6 +57,4 @@ def _turned(x: Node, cos: Node, sin: Node, dim: int) -> Node:
 
 
 def _elements(x: Node, start: int, stop: int) -> Node:
-    # The end of the axis has to be written so, or the pattern is not found.
-    end = np.iinfo(np.int64).max if stop > start and start else stop
-    return ops.slice(x, i64([start]), i64([end]), i64([1]), i64([3]))
+    return ops.slice(x, i64([start]), i64([stop]), i64([1]), i64([3]))

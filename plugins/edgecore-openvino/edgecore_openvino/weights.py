@@ -76,7 +76,6 @@ class Weight:
 def find(file: Path) -> dict[str, Weight]:
     """The weights of an IR by name, in the order of the computation. A name that is not known keeps the constant's."""
     found: dict[str, Weight] = {}
-    # The model has to live as long as its nodes: they hold it.
     for node in read_model(file).get_ordered_ops():
         if node.get_type_name() == "Constant":
             top, user = _followed(node)
@@ -178,7 +177,7 @@ def _evaluated(node: Any) -> Floats:
 
 def _small(node: Node) -> bool:
     """Integers of a weight or a zero point, as against a shape's."""
-    return node.get_output_element_type(0).bitwidth <= 8
+    return bool(node.get_output_element_type(0).bitwidth <= 8)
 
 
 def _name(constant: Node, user: Node) -> str:
