@@ -1,0 +1,131 @@
+"""NNCF on the weights of a text model's IR, without torch, and an account of what each matrix became."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import nncf
+import openvino as ov
+from nncf.quantization.advanced_parameters import GroupSizeFallbackMode
+
+from edgecore.contract import Artifact, Fallback, Made, Progress, UnsupportedModel, Value
+from edgecore_openvino import calibration as text
+from edgecore_openvino.folder import MODEL, WEIGHTS, copy_beside, model_file, open_tokenizer, payload
+from edgecore_openvino.recipe import LEAST_GROUP, Recipe, recipe
+from edgecore_openvino.runtime import read_model
+from edgecore_openvino.watching import watched
+from edgecore_openvino.weights import Weight, find, in_layer, measure
+
+FLOATS = ("f32", "f16", "bf16")
+STORED = {
+    "int8_asym": "u8", "int8_sym": "i8", "int4_asym": "u4", "int4_sym": "i4", "nf4": "nf4", "mxfp4": "f4e2m1",
+}  # fmt: skip
+"""NNCF's mode to the element type that an IR has for it."""
+
+
+def quantize(
+    artifact: Artifact,
+    out: Path,
+    precision: str,
+    calibration: Path | None,
+    options: Mapping[str, Value],
+    progress: Progress,
+) -> Made:
+    """Writes the folder into `out`. Raises `UnsupportedPrecision`, `UnsupportedModel`, `BadRequest`, `Cancelled`."""
+    wanted = recipe(precision, options, calibration is not None)
+    source = model_file(artifact)
+    model = read_model(source)
+    _check_source(source)
+    feeding = _feeding(model, source.parent, calibration, options) if calibration and _looks(wanted) else None
+    with watched(progress):
+        model = _compressed(model, wanted, feeding)
+    progress(0, 1, "writing")
+    ov.save_model(model, out / MODEL, compress_to_fp16=False)
+    beside = [file for file in copy_beside(source.parent, out) if file.path != "openvino_config.json"]
+    (out / "openvino_config.json").unlink(missing_ok=True)  # what optimum says of its own quantization
+    progress(1, 1, "writing")
+    return Made(
+        files=(*payload([MODEL, WEIGHTS]), *beside),
+        weights=measure(out / MODEL, _fallbacks(out / MODEL, wanted)),
+        notes=tuple(_notes(wanted, feeding)),
+        tools={"nncf": version("nncf")},
+    )
+
+
+def _check_source(file: Path) -> None:
+    """NNCF passes over what is quantized already, and would say nothing."""
+    if small := {_type(weight) for weight in find(file).values() if weight.matrix} - set(FLOATS):
+        raise UnsupportedModel(
+            f"{file}: its weights are {', '.join(sorted(small))} already",
+            supported="quantize from f16 or f32",
+            hint="edgecore convert MODEL --backend openvino --precision f16",
+        )
+
+
+def _looks(wanted: Recipe) -> bool:
+    """Whether anything in the recipe looks at activations."""
+    return wanted.calibrated or wanted.awq or wanted.ratio < 1
+
+
+def _feeding(model: ov.Model, folder: Path, calibration: Path, options: Mapping[str, Value]) -> text.Feeding:
+    count = int(options.get("calibration_samples") or text.SAMPLES)
+    length = int(options.get("calibration_length") or text.LENGTH)
+    pieces = text.samples(open_tokenizer(folder), text.read_text(calibration), count, length)
+    return text.Feeding(pieces, frozenset(name for port in model.inputs for name in port.get_names()))
+
+
+def _compressed(model: ov.Model, wanted: Recipe, feeding: text.Feeding | None) -> ov.Model:
+    mode = nncf.CompressWeightsMode(wanted.mode)
+    if wanted.mode.startswith("int8"):
+        return nncf.compress_weights(model, mode=mode)
+    count, microscaling = len(feeding) if feeding else 1, wanted.mode.startswith("mx")
+    return nncf.compress_weights(
+        model,
+        mode=mode,
+        ratio=wanted.ratio,
+        group_size=wanted.group_size,
+        all_layers=wanted.all_layers,
+        backup_mode=nncf.BackupMode(wanted.backup),
+        dataset=nncf.Dataset(feeding) if feeding else None,
+        subset_size=count,
+        awq=wanted.awq,
+        scale_estimation=wanted.scale_estimation,
+        gptq=wanted.gptq,
+        advanced_parameters=nncf.AdvancedCompressionParameters(
+            group_size_fallback_mode=GroupSizeFallbackMode.IGNORE if microscaling else GroupSizeFallbackMode.ADJUST,
+            min_adjusted_group_size=LEAST_GROUP,
+            awq_params=nncf.AdvancedAWQParameters(subset_size=count),
+            scale_estimation_params=nncf.AdvancedScaleEstimationParameters(subset_size=count),
+            gptq_params=nncf.AdvancedGPTQParameters(subset_size=count),
+        ),
+    )
+
+
+def _fallbacks(file: Path, wanted: Recipe) -> Iterator[Fallback]:
+    """Matrices of the layers that have another type, or smaller groups, than the recipe plans for."""
+    planned = {STORED[wanted.mode]} | ({STORED.get(wanted.backup, "f16")} if wanted.ratio < 1 else set())
+    for weight in filter(in_layer, find(file).values()):
+        shape = list(weight.stored.get_output_shape(0))
+        columns, group = math.prod(shape[1:]), shape[-1]
+        if _type(weight) not in planned:
+            reason = f"rows of {columns} cannot be cut into equal groups of {LEAST_GROUP} or more"
+            yield Fallback(weight.name, _type(weight), reason)
+        elif len(shape) == 3 and group != wanted.group_size:
+            reason = f"rows of {columns} cannot be cut into groups of {wanted.group_size}"
+            yield Fallback(weight.name, f"{wanted.mode}, groups of {group}", reason)
+
+
+def _type(weight: Weight) -> str:
+    return str(weight.stored.get_output_element_type(0).get_type_name())
+
+
+def _notes(wanted: Recipe, feeding: text.Feeding | None) -> list[str]:
+    if feeding is None:
+        return []
+    used = [name for name in ("gptq", "awq", "scale_estimation") if getattr(wanted, name)]
+    pieces = feeding.pieces
+    how = " and ".join(used) or "the choice of sensitive matrices"
+    return [f"{how.replace('_', ' ')} on {len(pieces)} samples of {len(pieces[0])} tokens"]

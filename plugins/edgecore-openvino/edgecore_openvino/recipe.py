@@ -1,0 +1,87 @@
+"""What each precision of a text model asks of NNCF, and what the options may change of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgecore.contract import BadRequest, UnsupportedPrecision, Value
+
+METHODS = ("awq", "scale_estimation", "gptq")
+"""NNCF's methods that look at activations (AWQ can do without)."""
+LEAST_GROUP = 16
+"""Smaller groups cost more bits in scales than they save, and kernels do not know them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the matrices are stored. Names are NNCF's."""
+
+    mode: str
+    group_size: int = -1
+    """Neighbours in a row that share a scale; -1: the whole row."""
+    ratio: float = 1.0
+    """Share of the layers' weights in `mode`; the rest, the most sensitive matrices, are in `backup`."""
+    backup: str = "int8_asym"
+    """Type of embedding and output head, of what `ratio` leaves, and of rows that no group divides."""
+    all_layers: bool = False
+    """Embedding and output head too are in `mode`."""
+    awq: bool = False
+    scale_estimation: bool = False
+    gptq: bool = False
+
+    @property
+    def calibrated(self) -> bool:
+        """Needs a text."""
+        return self.scale_estimation or self.gptq
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "int8_asym": Recipe("int8_asym"),
+    "int8_sym": Recipe("int8_sym", backup="int8_sym"),
+    "int4_asym": Recipe("int4_asym", 64),
+    "int4_sym": Recipe("int4_sym", 64),
+    "nf4": Recipe("nf4", 64),
+    "mxfp4": Recipe("mxfp4", 32),
+}
+WITH_TEXT: Mapping[str, Mapping[str, Any]] = {
+    "int4_asym": {"gptq": True},
+    "int4_sym": {"gptq": True},
+    "nf4": {"gptq": True},
+}
+"""What a calibration text changes, where the user does not choose a method."""
+FIXED: Mapping[str, tuple[str, ...]] = {
+    "int8_asym": ("group_size", "ratio", "backup", "all_layers", *METHODS),
+    "int8_sym": ("group_size", "ratio", "backup", "all_layers", *METHODS),
+    "mxfp4": ("group_size", *METHODS),
+}
+"""Options that a precision does not have."""
+
+
+def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> Recipe:
+    """The recipe of `precision` with the user's options. Raises `UnsupportedPrecision`, `BadRequest`."""
+    if precision not in RECIPES:
+        raise UnsupportedPrecision(f"quantize does not make {precision!r}", supported=", ".join(RECIPES))
+    chosen = {n: v for n, v in options.items() if n in Recipe.__slots__}
+    if fixed := [name for name in chosen if name in FIXED.get(precision, ())]:
+        free = [name for name in Recipe.__slots__ if name not in ("mode", *FIXED[precision])]
+        raise BadRequest(
+            f"{precision} has no option {fixed[0]}", supported=", ".join(free) or "no options that change the type"
+        )
+    _check_group(chosen.get("group_size"))
+    if calibration and not any(method in chosen for method in METHODS):
+        chosen = {**WITH_TEXT.get(precision, {}), **chosen}
+    found = replace(RECIPES[precision], **chosen)
+    if found.calibrated and not calibration:
+        raise BadRequest(
+            "scale estimation and GPTQ measure activations, and no text was given to measure them on",
+            supported="awq without a text",
+            hint="the same command with --calibration FILE.txt",
+        )
+    return found
+
+
+def _check_group(size: Value | None) -> None:
+    if size is not None and size != -1 and (int(size) < LEAST_GROUP or int(size) & (int(size) - 1)):
+        raise BadRequest(f"group_size={size}", supported=f"-1 (a whole row) or a power of two from {LEAST_GROUP}")
