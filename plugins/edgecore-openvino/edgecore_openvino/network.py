@@ -18,7 +18,7 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from edgecore.contract import BadRequest, DoesNotFit, EdgecoreError, UnsupportedModel
+from edgecore.contract import BadRequest, DoesNotFit, EdgecoreError, UnsupportedModel, usable_memory
 from edgecore_openvino import runtime
 
 Ids = NDArray[np.int64]
@@ -40,9 +40,11 @@ class Network:
     """
 
     def __init__(self, xml: Path, device: str, properties: Mapping[str, Any], length: int, long_after: int = 0) -> None:
-        """Raises as `runtime.read_model` and `compile_model`; `UnsupportedModel` for a graph without KV cache."""
+        """Raises as `runtime.read_model` and `compile_model`; `UnsupportedModel` for a graph without KV cache,
+        `DoesNotFit` for a cache larger than the machine."""
         model = runtime.read_model(xml)
         _check(model, xml)
+        _check_room(model, length, str(properties.get("KV_CACHE_PRECISION", "f16")))
         self.sliced = slice_hidden(model)
         self.compiled = runtime.compile_model(model, device, properties)
         self._request: Any = self.compiled.create_infer_request()
@@ -202,6 +204,22 @@ def _check(model: ov.Model, xml: Path) -> None:
             f"{xml}: not a language model's stateful graph: {why}",
             supported=f"inputs {', '.join(INPUTS)}, one output, a KV cache as state",
             hint="edgecore convert MODEL --to openvino",
+        )
+
+
+_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "u8": 1}
+
+
+def _check_room(model: ov.Model, length: int, precision: str) -> None:
+    """The cache grows as it is used: what can never fit is refused now. A state is (batch, heads, positions, size)."""
+    shapes = [variable.info.data_shape for variable in model.get_variables()]
+    elements = sum(shape[1].get_max_length() * shape[3].get_max_length() for shape in shapes if len(shape) == 4)
+    needed, there = elements * length * _BYTES.get(precision, 2), usable_memory()[0]
+    if needed > there:
+        raise DoesNotFit(
+            f"a KV cache of {length} tokens in {precision} takes {needed / 2**30:.1f} GiB of {there / 2**30:.1f}",
+            supported=f"up to {length * there // needed} tokens, without the model itself",
+            hint="a smaller -c, or -O kv_cache=u8",
         )
 
 

@@ -115,9 +115,11 @@ class OpenvinoContext(TextContext):
     def rewind(self, n: int) -> None:
         if not 0 <= n <= self.position:
             raise BadRequest(f"rewind by {n} of {self.position} tokens", supported=f"0 to {self.position}")
+        _ = self.network.request
         del self._tokens[self.position - n :]
 
     def reset(self) -> None:
+        _ = self.network.request
         self._tokens.clear()
 
 

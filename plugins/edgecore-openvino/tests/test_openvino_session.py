@@ -1,0 +1,332 @@
+"""A text folder as a text backend keeps the contract: the same answers whole, chunked or stepped, and typed errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgecore.checkpoint import Oracle, open_checkpoint
+from edgecore.contract import (
+    GREEDY,
+    Artifact,
+    BadRequest,
+    CannotDo,
+    CorruptModel,
+    DeviceUnavailable,
+    DoesNotFit,
+    ModelNotFound,
+    PlacementSource,
+    Sampling,
+)
+from edgecore_openvino import session as sessions
+
+from support.tiny import TEXT, tiny_llama
+
+PROMPT = "The lighthouse keeper wrote one line"
+
+
+@pytest.fixture
+def session(openvino: Any, tiny_ir: Artifact) -> Iterator[Any]:
+    with openvino.run(tiny_ir, 128) as opened:
+        yield opened
+
+
+def texts(pieces: Any) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def copied(artifact: Artifact, to: Path) -> Artifact:
+    """The artifact's folder, to be damaged."""
+    shutil.copytree(artifact.path, to)
+    return dataclasses.replace(artifact, path=to)
+
+
+def test_tokens_are_the_sources(session: Any, tiny: Path) -> None:
+    with open_checkpoint(tiny) as model:
+        tokenizer = model.tokenizer
+        for text in (TEXT, "", "  two spaces", "🙂 naïve 你好\n\n1871", "<|im_end|> is text"):
+            assert session.tokenize(text) == tokenizer.encode(text)
+            assert session.detokenize(session.tokenize(text, add_special=False)) == text
+        assert session.tokenize("<|im_end|>", add_special=False, parse_special=True) == [2]
+        for token in range(session.vocab_size):
+            assert session.token_bytes(token) == tokenizer.token_bytes(token)
+        assert session.eos_ids == tokenizer.eos_ids
+        messages = [{"role": "user", "content": "Who are you, <|im_end|>?"}]
+        assert session.apply_chat(messages) == tokenizer.apply_chat(messages)
+        assert session.encode_chat(messages) == tokenizer.encode_chat(messages)
+
+
+def test_logits_are_the_oracles(session: Any, tiny: Path) -> None:
+    tokens = session.tokenize(TEXT)[:128]
+    with open_checkpoint(tiny) as model:
+        expected = np.concatenate(list(Oracle(model.decoder, model.tensors).score(tokens)))
+    found = np.concatenate(list(session.score(tokens)))
+    p, q = (x - np.log(np.exp(x.astype(np.float64)).sum(-1, keepdims=True)) for x in (expected, found))
+    assert (np.exp(p) * (p - q)).sum(-1).mean() < 1e-4  # the gate for kernels that compute in float32
+
+
+def test_every_way_to_the_last_position_agrees(session: Any) -> None:
+    tokens = session.tokenize(PROMPT)
+    scored = np.concatenate(list(session.score(tokens)))
+    whole = session.context().prefill(tokens)
+    session.context().reset()
+    session.context().prefill(tokens[:-2])
+    session.context().step(tokens[-2])
+    stepped = session.context().step(tokens[-1])
+    assert scored.shape == (len(tokens), session.vocab_size)
+    assert scored.dtype == whole.dtype == np.float32
+    np.testing.assert_allclose(whole, scored[-1], atol=0.05)
+    np.testing.assert_allclose(stepped, whole, atol=0.05)
+    assert list(session.context().tokens) == tokens
+
+
+def test_logits_are_the_callers_to_keep(session: Any) -> None:
+    first = session.context().prefill([5, 6])
+    kept = first.copy()
+    session.context().step(7)
+    assert np.array_equal(first, kept)
+
+
+def test_scoring_holds_few_logits_and_leaves_the_context_empty(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SCORED_BYTES", 3 * 4 * session.vocab_size)
+    session.context().prefill([5, 6, 7])
+    tokens = session.tokenize(PROMPT)[:8]
+    assert [len(chunk) for chunk in session.score(tokens)] == [3, 3, 2]
+    assert session.context().position == 0
+    stream = session.score(tokens)
+    next(stream)
+    stream.close()
+    assert session.context().position == 0
+
+
+def test_rewinding_and_resetting_forget(session: Any) -> None:
+    context = session.context()
+    fresh = context.prefill([5, 6, 7])
+    context.step(8)
+    context.rewind(2)
+    assert list(context.tokens) == [5, 6]
+    np.testing.assert_allclose(context.step(7), fresh, atol=0.05)
+    again = context.step(9)
+    context.rewind(1)
+    assert np.array_equal(context.step(9), again)
+    context.reset()
+    assert np.array_equal(context.prefill([5, 6, 7]), fresh)
+    with pytest.raises(BadRequest):
+        context.rewind(4)
+
+
+def test_a_seed_repeats_itself_and_another_does_not(session: Any) -> None:
+    prompt = session.tokenize(PROMPT)
+
+    def answer(seed: int) -> list[int]:
+        sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=seed)
+        return [p.token for p in session.generate(prompt, max_tokens=16, sampling=sampling)]
+
+    assert answer(7) == answer(7)
+    assert answer(7) != answer(8)
+
+
+def test_stop_strings_end_and_do_not_show(session: Any) -> None:
+    prompt = session.tokenize(PROMPT)
+    whole = texts(session.generate(prompt, max_tokens=16, sampling=GREEDY))
+    stop = whole[4:7]
+    pieces = list(session.generate(prompt, max_tokens=16, sampling=GREEDY, stop=[stop]))
+    assert pieces[-1].finish == "stop"
+    assert texts(pieces) == whole[: whole.index(stop)]
+
+
+def test_closing_the_stream_cancels(session: Any) -> None:
+    prompt = session.tokenize(PROMPT)
+    stream = session.generate(prompt, sampling=GREEDY)
+    next(stream)
+    stream.close()
+    assert session.context().position == len(prompt)
+    assert next(session.generate(prompt, max_tokens=1, sampling=GREEDY)).token >= 0
+
+
+def test_a_chats_earlier_turns_are_not_computed_again(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = session.tokenize(PROMPT)
+    answer = [p.token for p in session.generate(prompt, max_tokens=6, sampling=GREEDY) if p.token >= 0]
+    longer = [*prompt, *answer, *session.tokenize(" and the sea", add_special=False)]
+    fresh = list(session.generate(longer, max_tokens=6, sampling=GREEDY))
+    list(session.generate(prompt, max_tokens=6, sampling=GREEDY))
+    computed: list[int] = []
+    network = session.context().network
+    append = network.append
+    monkeypatch.setattr(network, "append", lambda ids, *more: (computed.append(len(ids)), append(ids, *more))[1])
+    assert list(session.generate(longer, max_tokens=6, sampling=GREEDY, reuse_cache=True)) == fresh
+    assert computed[0] < len(longer) - len(prompt)
+
+
+def test_a_prompt_that_was_stopped_is_computed_again_before_what_follows(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = session.context()
+    context.prefill([5, 6, 7])
+    expected = context.step(8)
+    context.rewind(1)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(context.network, "_infer", stop)
+        with pytest.raises(KeyboardInterrupt):
+            context.step(8)
+    assert list(context.tokens) == [5, 6, 7]
+    np.testing.assert_allclose(context.step(8), expected, atol=0.05)
+
+
+def test_the_context_is_never_cut(session: Any) -> None:
+    too_long = [5] * 129
+    for attempt in (
+        lambda: session.context().prefill(too_long),
+        lambda: session.generate(too_long, max_tokens=1),
+        lambda: session.generate([5] * 120, max_tokens=9),
+        lambda: session.score(too_long),
+    ):
+        with pytest.raises(DoesNotFit):
+            attempt()
+    assert session.context().position == 0
+    assert len(list(session.generate([5] * 120, max_tokens=8, sampling=Sampling(seed=1)))) > 1
+    with pytest.raises(DoesNotFit):
+        for _ in session.generate([5] * 120, sampling=Sampling(temperature=2.0, top_k=0, top_p=1.0, seed=3)):
+            pass
+
+
+def test_a_failed_prefill_leaves_the_cache_as_it_was(session: Any) -> None:
+    context = session.context()
+    context.prefill([5, 6, 7])
+    for bad in ([5] * 126, [session.vocab_size], [-1], []):
+        with pytest.raises((DoesNotFit, BadRequest)):
+            context.prefill(bad)
+        assert list(context.tokens) == [5, 6, 7]
+
+
+def test_what_was_trained_for_is_the_limit(openvino: Any, tiny_ir: Artifact) -> None:
+    with openvino.run(tiny_ir) as session:
+        assert session.context_length == 512
+    with pytest.raises(DoesNotFit, match="trained for 512"):
+        openvino.run(tiny_ir, 513)
+
+
+def test_a_cache_larger_than_the_machine_is_refused_before_anything_is_computed(openvino: Any, tmp_path: Path) -> None:
+    made = openvino.convert(tiny_llama(tmp_path / "wide", context=2**31 - 1), tmp_path / "out")
+    artifact = Artifact(tmp_path / "out", "openvino", "text", "openvino-genai", "f16", made.files, id="wide")
+    with pytest.raises(DoesNotFit, match="KV cache"):
+        openvino.run(artifact, 2**31 - 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "stated"),
+    [
+        ({"kv_cache": "u8"}, {"kv_cache": "u8"}),
+        ({"kv_cache": "f32"}, {"kv_cache": "f32"}),
+        ({"dynamic_quantization_group_size": 0}, {"dynamic_quantization": "0"}),
+        ({"inference_precision": "f32"}, {"compute": "f32"}),
+        ({"performance_hint": "throughput"}, {"threads": "1"}),
+        ({"performance_hint": "none"}, {}),
+        ({"compile_cache": False}, {}),
+    ],
+)
+def test_options_change_the_way_and_not_the_answer(
+    session: Any, openvino: Any, tiny_ir: Artifact, options: Any, stated: dict[str, str]
+) -> None:
+    tokens = session.tokenize(PROMPT)
+    expected = session.context().prefill(tokens)
+    with openvino.run(tiny_ir, 128, **options) as other:
+        found = other.context().prefill(tokens)
+        assert other.conditions.items() >= stated.items()
+    # Small against the logits' own spread.
+    assert np.abs(found - expected).max() < 0.1 * expected.std()
+
+
+def test_a_compiled_model_is_kept_without_its_weights_and_never_taken_for_another(
+    openvino: Any, tiny_ir: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECORE_HOME", str(tmp_path / "home"))
+    made = openvino.convert(tiny_llama(tmp_path / "other", seed=1), tmp_path / "out")
+    other = Artifact(tmp_path / "out", "openvino", "text", "openvino-genai", "f16", made.files, id="other")
+
+    def answer(artifact: Artifact, cached: bool) -> np.ndarray:
+        with openvino.run(artifact, 64, compile_cache=cached) as session:
+            logits = session.context().prefill([5, 6, 7])
+            assert session.context().network.compiled.get_property("LOADED_FROM_CACHE") == (cached and seen)
+        return logits
+
+    seen = False
+    wanted = [answer(artifact, False) for artifact in (tiny_ir, other)]
+    assert not np.allclose(*wanted)
+    for seen in (False, True):
+        for artifact, expected in zip((tiny_ir, other), wanted, strict=True):
+            assert np.array_equal(answer(artifact, True), expected)
+    blobs = list((tmp_path / "home").rglob("*.blob"))
+    assert len(blobs) == 2
+    assert max(blob.stat().st_size for blob in blobs) < (tiny_ir.path / "openvino_model.bin").stat().st_size / 4
+
+
+def test_conditions_and_placement_are_the_compiled_models_own_words(session: Any) -> None:
+    assert session.placement.source is PlacementSource.RUNTIME_ASSIGNMENT
+    assert session.placement.share("cpu") == 1.0
+    assert session.conditions.items() >= {"device": "cpu", "threads": "1", "context": "128", "kv_cache": "f16"}.items()
+    assert session.conditions["compute"] in ("f32", "bf16", "f16")
+
+
+def test_a_closed_session_says_so(openvino: Any, tiny_ir: Artifact) -> None:
+    session = openvino.run(tiny_ir, 64)
+    context = session.context()
+    session.close()
+    session.close()
+    for call in (
+        session.context,
+        lambda: context.prefill([5]),
+        lambda: session.tokenize("a"),
+        context.reset,
+        lambda: next(session.score([5])),
+    ):
+        with pytest.raises(BadRequest, match="closed"):
+            call()
+
+
+def test_a_native_folder_runs_where_it_lies(openvino: Any, tiny_ir: Artifact) -> None:
+    native = dataclasses.replace(tiny_ir, id="", files=(), precision="", context_length=0)
+    with openvino.run(native, 64) as session:
+        assert session.context().prefill([5, 6]).shape == (session.vocab_size,)
+    with openvino.run(native) as session:
+        assert session.context_length == 512
+
+
+def test_damaged_folders_are_typed_errors(openvino: Any, tiny_ir: Artifact, tmp_path: Path) -> None:
+    missing = copied(tiny_ir, tmp_path / "missing")
+    (missing.path / "openvino_model.bin").unlink()
+    with pytest.raises(ModelNotFound, match=r"openvino_model\.bin"):
+        openvino.run(missing)
+    cut = copied(tiny_ir, tmp_path / "cut")
+    weights = cut.path / "openvino_model.bin"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CorruptModel, match=r"openvino_model\.bin"):
+        openvino.run(cut)
+    mute = copied(tiny_ir, tmp_path / "mute")
+    (mute.path / "tokenizer.json").unlink()
+    with pytest.raises((ModelNotFound, CorruptModel), match="tokenizer"):
+        openvino.run(mute)
+    with pytest.raises(DeviceUnavailable, match="npu"):
+        openvino.run(tiny_ir, device="npu")
+
+
+def test_a_model_without_a_template_cannot_chat(openvino: Any, tiny_ir: Artifact, tmp_path: Path) -> None:
+    plain = copied(tiny_ir, tmp_path / "plain")
+    (plain.path / "chat_template.jinja").unlink(missing_ok=True)
+    config = plain.path / "tokenizer_config.json"
+    values = json.loads(config.read_text())
+    values.pop("chat_template", None)
+    config.write_text(json.dumps(values))
+    with openvino.run(plain, 64) as session, pytest.raises(CannotDo, match="chat template"):
+        session.apply_chat([{"role": "user", "content": "hello"}])
