@@ -45,6 +45,8 @@ def to_tensor(array: NDArray[Any], name: str) -> ov.Tensor:
 
     Keep it until the request has run: the request does not keep the memory.
     """
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if plain(name):
         flags = array.flags
         return ov.Tensor(array, shared_memory=flags.c_contiguous and flags.writeable and flags.aligned)
