@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nncf.quantization.advanced_parameters import GroupSizeFallbackMode
 from edgecore.contract import Artifact, Fallback, Made, Progress, UnsupportedModel, Value
 from edgecore_openvino import calibration as text
 from edgecore_openvino.folder import MODEL, WEIGHTS, copy_beside, model_file, open_tokenizer, payload
+from edgecore_openvino.four_bits import in_four_bits
 from edgecore_openvino.recipe import LEAST_GROUP, Recipe, recipe
 from edgecore_openvino.runtime import read_model
 from edgecore_openvino.watching import watched
@@ -40,8 +42,13 @@ def quantize(
     model = read_model(source)
     _check_source(source)
     feeding = _feeding(model, source.parent, calibration, options) if calibration and _looks(wanted) else None
-    with watched(progress):
-        model = _compressed(model, wanted, feeding)
+    rest = wanted
+    if feeding and wanted.gptq:
+        in_four_bits(model, wanted, feeding, progress)
+        rest = replace(wanted, gptq=False, mode=wanted.mode if wanted.all_layers else wanted.backup)
+    if rest.mode != "none":
+        with watched(progress):
+            model = _compressed(model, rest, feeding)
     progress(0, 1, "writing")
     ov.save_model(model, out / MODEL, compress_to_fp16=False)
     beside = [file for file in copy_beside(source.parent, out) if file.path != "openvino_config.json"]
@@ -81,6 +88,7 @@ def _compressed(model: ov.Model, wanted: Recipe, feeding: text.Feeding | None) -
     mode = nncf.CompressWeightsMode(wanted.mode)
     if wanted.mode.startswith("int8"):
         return nncf.compress_weights(model, mode=mode)
+    feeding = feeding if _looks(wanted) else None
     count, microscaling = len(feeding) if feeding else 1, wanted.mode.startswith("mx")
     return nncf.compress_weights(
         model,
@@ -93,13 +101,11 @@ def _compressed(model: ov.Model, wanted: Recipe, feeding: text.Feeding | None) -
         subset_size=count,
         awq=wanted.awq,
         scale_estimation=wanted.scale_estimation,
-        gptq=wanted.gptq,
         advanced_parameters=nncf.AdvancedCompressionParameters(
             group_size_fallback_mode=GroupSizeFallbackMode.IGNORE if microscaling else GroupSizeFallbackMode.ADJUST,
             min_adjusted_group_size=LEAST_GROUP,
             awq_params=nncf.AdvancedAWQParameters(subset_size=count),
             scale_estimation_params=nncf.AdvancedScaleEstimationParameters(subset_size=count),
-            gptq_params=nncf.AdvancedGPTQParameters(subset_size=count),
         ),
     )
 

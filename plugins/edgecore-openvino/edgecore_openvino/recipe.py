@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from edgecore.contract import BadRequest, UnsupportedPrecision, Value
 
 METHODS = ("awq", "scale_estimation", "gptq")
-"""NNCF's methods that look at activations (AWQ can do without)."""
+"""Methods that look at activations: NNCF's first two, of which AWQ can do without, and gptq.py."""
 LEAST_GROUP = 16
 """Smaller groups cost more bits in scales than they save, and kernels do not know them."""
 
@@ -45,15 +44,12 @@ RECIPES: Mapping[str, Recipe] = {
     "nf4": Recipe("nf4", 64),
     "mxfp4": Recipe("mxfp4", 32),
 }
-WITH_TEXT: Mapping[str, Mapping[str, Any]] = {
-    "int4_asym": {"gptq": True},
-    "int4_sym": {"gptq": True},
-    "nf4": {"gptq": True},
-}
-"""What a calibration text changes, where the user does not choose a method."""
+WITH_TEXT = ("int4_asym", "int4_sym")
+"""Precisions for which a calibration text means GPTQ, where the user does not choose otherwise."""
 FIXED: Mapping[str, tuple[str, ...]] = {
     "int8_asym": ("group_size", "ratio", "backup", "all_layers", *METHODS),
     "int8_sym": ("group_size", "ratio", "backup", "all_layers", *METHODS),
+    "nf4": ("gptq",),
     "mxfp4": ("group_size", *METHODS),
 }
 """Options that a precision does not have."""
@@ -70,8 +66,8 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> R
             f"{precision} has no option {fixed[0]}", supported=", ".join(free) or "no options that change the type"
         )
     _check_group(chosen.get("group_size"))
-    if calibration and not any(method in chosen for method in METHODS):
-        chosen = {**WITH_TEXT.get(precision, {}), **chosen}
+    if calibration and precision in WITH_TEXT and not {"ratio", *METHODS} & chosen.keys():
+        chosen["gptq"] = True
     found = replace(RECIPES[precision], **chosen)
     if found.calibrated and not calibration:
         raise BadRequest(
@@ -79,7 +75,21 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> R
             supported="awq without a text",
             hint="the same command with --calibration FILE.txt",
         )
+    if found.gptq and (found.awq or found.scale_estimation or found.ratio < 1):
+        raise BadRequest(
+            "gptq goes with no other method and no ratio: it searches for scales itself and rounds all of the layers",
+            supported="gptq alone, or awq and scale_estimation with a ratio",
+        )
     return found
+
+
+def group_of(columns: int, asked: int) -> int:
+    """Columns that share a scale where `asked` were asked for: the largest power of two that divides, as NNCF adjusts
+    it; 0 where that is less than `LEAST_GROUP`."""
+    if asked == -1 or columns % asked == 0:
+        return columns if asked == -1 else asked
+    largest = columns & -columns
+    return largest if largest >= LEAST_GROUP else 0
 
 
 def _check_group(size: Value | None) -> None:

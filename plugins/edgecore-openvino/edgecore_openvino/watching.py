@@ -25,7 +25,7 @@ def watched(progress: Progress) -> Iterator[None]:
     def reported(self: Any) -> Iterator[Any]:
         total = int(self.total if self.total is not None else len(self.sequence))
         done = 0
-        for weight, item in zip(chain(self.weights or (), repeat(1)), self.sequence):
+        for weight, item in zip(chain(self.weights or (), repeat(1)), self.sequence, strict=False):
             outer.append((min(done, total), total, self.description.lower()))
             progress(*outer[0])
             try:
