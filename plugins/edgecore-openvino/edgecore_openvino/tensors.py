@@ -7,6 +7,7 @@ either; what would come out wrong for that is refused here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -42,13 +43,7 @@ OVERFLOWN = float(np.finfo(np.float32).max)
 def open_session(artifact: Artifact, device: str, threads: int | None, options: Mapping[str, Value]) -> TensorSession:
     """Reads and compiles. Raises as `runtime.read_model`, `onnx_model.read` and `runtime.compile_model`."""
     path = artifact.model
-    if path.suffix.lower() == ".onnx":
-        model, graph = onnx_model.read(path)
-        inputs, outputs = from_source(model, graph.inputs, graph.outputs)
-    else:
-        model = runtime.read_model(path)
-        inputs, outputs = stated(model)
-    onnx_model.check_operators(path.name, model)
+    model, inputs, outputs = load(path)
     if device == "npu" and any(isinstance(dim, str) for spec in inputs for dim in spec.shape):
         raise UnsupportedModel(
             f"{path.name}: the NPU takes fixed shapes only, and an input is {inputs[0].name}: {list(inputs[0].shape)}",
@@ -59,6 +54,18 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
     compiled = runtime.compile_model(model, device, properties)
     placed = assignment(model, properties) if device == "hetero" else None
     return OpenVinoSession(compiled, inputs, outputs, placement_of(compiled, assigned=placed))
+
+
+def load(path: Path) -> tuple[ov.Model, Specs, Specs]:
+    """An IR or an ONNX file, with what goes in and comes out."""
+    if path.suffix.lower() == ".onnx":
+        model, graph = onnx_model.read(path)
+        inputs, outputs = from_source(model, graph.inputs, graph.outputs)
+    else:
+        model = runtime.read_model(path)
+        inputs, outputs = stated(model)
+    onnx_model.check_operators(path.name, model)
+    return model, inputs, outputs
 
 
 def _own(artifact: Artifact, device: str, options: Mapping[str, Value]) -> dict[str, Value]:
