@@ -16,7 +16,7 @@ from edgecore.contract.options import Value
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.contract.sessions import TensorSession, TextSession
 from edgecore.registry import Entry, discover
-from edgecore.verbs import inspecting, opening
+from edgecore.verbs import compiling, inspecting, opening
 from edgecore.verbs import making as make
 from edgecore.verbs.making import Making
 
@@ -38,13 +38,14 @@ def inspect(model: Model, *, offline: bool = False, on_progress: Progress = no_p
 
 
 def build(model: Model, *, on_progress: Progress = no_progress, **how: Any) -> Artifact:
-    """Convert and, where the precision is made that way, quantize.
+    """Convert and, where the precision is made that way, quantize; with a `profile`, compile for it ahead of time.
 
     Keywords are the fields of `Making`: `backend`, `precision`, `format`, `options`, `calibration`, `max_context`,
-    `allow_unverified`, `keep_refused`, `deadline` (seconds a call), `memory_limit` (bytes), `offline`.
+    `shapes`, `profile`, `allow_unverified`, `keep_refused`, `deadline` (seconds a call), `memory_limit` (bytes),
+    `offline`.
     Raises `QualityRefused` for a result outside its bound.
     """
-    return make.build(_given(model), _making(how), on_progress)
+    return compiling.build(_given(model), _making(how), on_progress)
 
 
 def convert(model: Model, *, on_progress: Progress = no_progress, **how: Any) -> Artifact:

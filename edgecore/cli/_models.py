@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgecore.cli.output import Bars, note
-from edgecore.contract.errors import BadRequest
 from edgecore.contract.sampling import Sampling
 from edgecore.contract.sessions import TextSession
 from edgecore.verbs.making import Making
@@ -16,16 +15,6 @@ from edgecore.verbs.opening import prepare as prepare_model
 
 def making(how: Mapping[str, Any]) -> Making:
     """A `Making` from a command's parameters; those that the command does not have keep their defaults."""
-    if how.get("profile"):
-        from edgecore.machine import profile
-
-        # A profile that does not exist is the first error; that nothing compiles for it yet is the second.
-        profile(how["profile"])
-        raise BadRequest(
-            f"no installed backend compiles ahead of time for {how['profile']}",
-            supported="without --profile: this machine",
-            hint="edgecore doctor",
-        )
     limit = how.get("memory_limit")
     return Making(
         backend=how.get("backend"),
@@ -34,6 +23,8 @@ def making(how: Mapping[str, Any]) -> Making:
         options=how.get("options") or {},
         calibration=how.get("calibration"),
         max_context=how.get("max_context"),
+        shapes=how.get("shapes") or {},
+        profile=how.get("profile"),
         allow_unverified=bool(how.get("allow_unverified")),
         keep_refused=bool(how.get("keep_refused")),
         deadline=how.get("deadline"),

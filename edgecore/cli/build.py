@@ -15,9 +15,11 @@ from edgecore.cli import options as shared
 def command(source: str, **how: Any) -> None:
     """Convert SOURCE and quantize it in one step, compared with the source before it is kept.
 
+    With --profile, then compile it ahead of time for that machine.
+
     Prints the artifact's id on standard output; where it lies and what it is on standard error.
     """
     from edgecore.cli._making import make
-    from edgecore.verbs.making import build
+    from edgecore.verbs.compiling import build
 
     make(build, source, how)

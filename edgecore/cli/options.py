@@ -30,6 +30,19 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
     return pairs
 
 
+def _shapes(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for value in values:
+        name, equals, sizes = value.rpartition("=")
+        try:
+            shapes[name] = tuple(int(size) for size in sizes.split(",") if size.strip())
+        except ValueError:
+            equals = ""
+        if not (name and equals):
+            raise click.BadParameter(f"{value!r} is not INPUT=N,N,..., like --shape image=1,3,224,224")
+    return shapes
+
+
 def _a_number(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     # nan passes every range: it is neither below nor above.
     if value is not None and value != value:
@@ -45,7 +58,7 @@ precision: Callable[[Any], Any] = click.option(
     "--precision", metavar="NAME", help="A precision of the backend, or a class: ultra-low, low, medium, half, full."
 )
 profile: Callable[[Any], Any] = click.option(
-    "--profile", metavar="NAME", help="Hardware profile to build for, instead of this machine."
+    "--profile", metavar="NAME", help="Compile ahead of time for this hardware profile."
 )
 calibration: Callable[[Any], Any] = click.option(
     "--calibration",
@@ -87,6 +100,14 @@ making: Callable[[F], F] = _all(
     as_json,
     click.option(
         "--max-context", type=click.IntRange(min=1), metavar="TOKENS", help="Context that the result must hold."
+    ),
+    click.option(
+        "--shape",
+        "shapes",
+        multiple=True,
+        callback=_shapes,
+        metavar="INPUT=N,N,...",
+        help="Fix the shape of a tensor model's input; repeat for more.",
     ),
     click.option("--allow-unverified", is_flag=True, help="Keep a result that could not be compared."),
     click.option("--keep-refused", is_flag=True, help="Keep a result outside its quality bound, for study."),

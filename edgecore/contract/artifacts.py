@@ -67,6 +67,8 @@ class Made:
     """What a machine needs to run it (`soc`, `sdk`, `driver`); empty where any will do."""
     tools: Mapping[str, str] = field(default_factory=dict)
     """Versions of what made it, beside the plugin's and the runtime's own."""
+    format: str = ""
+    """Of the manifest's formats, by compile where it is not the artifact's own; convert was told its."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,8 +136,14 @@ def edgecore_weights(artifact: Artifact) -> Mapping[str, Any]:
 
 @hookspec(firstresult=True)
 def edgecore_compile(
-    artifact: Artifact, out: Path, profile: Mapping[str, Any], options: Mapping[str, Value], progress: Progress
-) -> Made:
-    """Optional: compile ahead of time for a profile (a parsed `hwprofiles/*.toml`) that is not here. `Made.requires`
-    says what a machine must have to load the result."""
+    artifact: Artifact, out: Path, profile: Mapping[str, Any], options: Mapping[str, Value], progress: Progress,
+    device: str = "",
+) -> Made:  # fmt: skip
+    """Optional: compile ahead of time for a machine that is not here.
+
+    profile: a parsed `hwprofiles/*.toml`. What it says of the runtime's needs by option name is in `options` already.
+    device:  the one of the backend's that the profile names.
+    `Made.format` says what was written, `Made.requires` what a machine must have to load it; `edgecore_run` refuses it
+    where that is missing, by `DeviceUnavailable`. Raises that too for a compiler that is missing.
+    """
     raise AssertionError("a specification is not called")

@@ -7,7 +7,7 @@ step's result becomes an artifact only after it was compared with the source; un
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from edgecore.contract.options import Value, resolve
 from edgecore.contract.precisions import Precision, PrecisionClass, select
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.environments import find_exporter
+from edgecore.machine import profile
 from edgecore.registry import Entry
 from edgecore.sources import Source
 from edgecore.store import Staging, Store, request_id
@@ -54,6 +55,10 @@ class Making:
     calibration: Path | None = None
     max_context: int | None = None
     """Tokens that the result must hold."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Fixed input shapes by name for tensor models; inputs that are not named keep theirs."""
+    profile: str | None = None
+    """A machine to compile for ahead of time, by its profile's name; None: compiled where it runs."""
     allow_unverified: bool = False
     """Keep what could not be compared."""
     keep_refused: bool = False
@@ -91,6 +96,7 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
 
 def convert(given: str | Path, making: Making, on_progress: Progress = no_progress) -> Artifact:
     """Only the conversion. Raises `UnsupportedPrecision` for a precision that quantize makes."""
+    refuse_profile(making)
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target, making.made_format)
     precision = _select(entry, making.precision or PrecisionClass.HALF.value)
@@ -111,6 +117,7 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
 
 def quantize(given: str | Path, making: Making, on_progress: Progress = no_progress) -> Artifact:
     """Only the quantization, of an artifact or of a native file that the backend opens; a source is converted first."""
+    refuse_profile(making)
     if not making.precision:
         raise BadRequest("quantize needs a precision", hint=f"edgecore quantize {given} --precision low")
     target = locate(given, offline=making.offline, on_progress=on_progress)
@@ -121,6 +128,17 @@ def quantize(given: str | Path, making: Making, on_progress: Progress = no_progr
     if base is None or precision.by == "convert":
         return build(given, making, on_progress)
     return _quantize(entry, base, target.source, precision, making, on_progress)
+
+
+def refuse_profile(making: Making) -> None:
+    """Raises `BadRequest` in verbs that compile nothing: first for a profile that does not exist."""
+    if making.profile:
+        name = profile(making.profile).name
+        raise BadRequest(
+            f"compiling ahead of time for {name} is what build does",
+            supported="without --profile: this machine",
+            hint=f"edgecore build MODEL --profile {name}",
+        )
 
 
 def _quantize(
@@ -156,8 +174,8 @@ def _convert(
             f"backend {manifest.name!r} does not write {making.made_format!r}",
             supported=", ".join(formats),
         )
-    limits = ConvertLimits(max_context=making.max_context)
-    step = _step("convert", backend, precision, options) | {
+    limits = ConvertLimits(max_context=making.max_context, shapes=dict(making.shapes))
+    step = step_of("convert", backend, precision.name, options) | {
         "source": source.digest,
         "format": chosen,
         "limits": asdict(limits),
@@ -178,7 +196,7 @@ def _convert(
                 on_progress=progress,
             )
         family, context = ("", 0) if exporter else verifying.describe(source)
-        return _artifact(staging, made, step, (_origin(source),), task, family, making.max_context or context)
+        return artifact_from(staging, made, step, (origin(source),), task, family, making.max_context or context)
 
     return _once(backend, step, source, precision, making, progress, make)
 
@@ -193,7 +211,7 @@ def _quantized(
     progress: Progress,
 ) -> Artifact:
     base_digest = base.id or (source.digest if source else "")
-    step = _step("quantize", backend, precision, options) | {
+    step = step_of("quantize", backend, precision.name, options) | {
         "from": base_digest,
         "format": base.format,
         "calibration": _digest(making.calibration) if making.calibration and precision.calibration != "none" else None,
@@ -211,11 +229,11 @@ def _quantized(
         )
         chain = base.chain
         if not chain and source:
-            chain = (_origin(source),)
+            chain = (origin(source),)
         family, context = base.family, base.context_length
         if base.native and source:
             family, context = verifying.describe(source)
-        return _artifact(staging, made, step, chain, base.task, family, context)
+        return artifact_from(staging, made, step, chain, base.task, family, context)
 
     return _once(backend, step, source, precision, making, progress, make)
 
@@ -227,11 +245,28 @@ def _once(
     precision: Precision,
     making: Making,
     progress: Progress,
-    make: Any,
+    make: Callable[[Staging], Artifact],
+) -> Artifact:
+    """`stored`, compared with its source."""
+
+    def compared(artifact: Artifact) -> dict[str, Any]:
+        return verifying.compare(backend, artifact, source, precision, making, progress)
+
+    return stored(backend, step, precision.name, making, progress, make, compared)
+
+
+def stored(
+    backend: Backend,
+    step: Mapping[str, Any],
+    precision: str,
+    making: Making,
+    progress: Progress,
+    make: Callable[[Staging], Artifact],
+    compare: Callable[[Artifact], dict[str, Any]],
 ) -> Artifact:
     """The stored artifact of this step, made and compared first where it is missing."""
     store = Store()
-    identity = f"{backend.entry.name}-{precision.name}-{request_id(step)}"
+    identity = f"{backend.entry.name}-{precision}-{request_id(step)}"
     with store.build(
         identity, on_wait=lambda: progress(0, 1, "waiting for another process that builds the same")
     ) as staging:
@@ -239,13 +274,13 @@ def _once(
             verifying.recheck(store, staging.cached, making)
             return staging.cached
         artifact = replace(make(staging), id=identity)
-        record = verifying.compare(backend, artifact, source, precision, making, progress)
+        record = compare(artifact)
         artifact = staging.publish(artifact)
         store.add_evidence(artifact, record)
         return artifact
 
 
-def _artifact(
+def artifact_from(
     staging: Staging,
     made: Made,
     step: Mapping[str, Any],
@@ -271,12 +306,12 @@ def _artifact(
     )
 
 
-def _step(verb: str, backend: Backend, precision: Precision, options: Mapping[str, Value]) -> dict[str, Any]:
+def step_of(verb: str, backend: Backend, precision: str, options: Mapping[str, Value]) -> dict[str, Any]:
     entry = backend.entry
     return {
         "verb": verb,
         "backend": entry.name,
-        "precision": precision.name,
+        "precision": precision,
         "options": dict(options),
         "tools": {
             "edgecore": __version__,
@@ -334,7 +369,7 @@ def _check_calibration(entry: Entry, precision: Precision, making: Making) -> No
         )
 
 
-def _origin(source: Source) -> dict[str, Any]:
+def origin(source: Source) -> dict[str, Any]:
     """The first step of every chain."""
     return {"verb": "source", "spec": source.spec, "digest": source.digest, **source.origin}
 

@@ -17,7 +17,7 @@ from edgecore.store import Store
 from edgecore.verbs import making as make
 from edgecore.verbs import verifying
 from edgecore.verbs.making import Making
-from edgecore.verbs.targets import choose, locate
+from edgecore.verbs.targets import Target, choose, locate
 from edgecore.workers import connect
 
 
@@ -43,31 +43,44 @@ def prepare(
 
     Backend options are sorted to the verbs that declare them; those of `run` come back in the answer.
     """
+    make.refuse_profile(making)
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target)
     manifest = entry.ready_manifest
     run_names = {o.name for o in manifest.options_of("run")}
     run_options = {k: v for k, v in making.options.items() if k in run_names}
     build_options = {k: v for k, v in making.options.items() if k not in run_names}
-    artifact = target.artifact
-    if artifact is None and not (making.precision or making.max_context or build_options):
-        artifact = target.native(manifest)
-    if artifact is None:
-        wanted = select(manifest.precisions, making.precision or make.default_precision(entry), entry.name).name
-        say(f"{given}: building {wanted} for {entry.name}, unless it is stored already")
-        artifact = make.build(
-            given, replace(making, options=build_options, backend=making.backend or entry.name), on_progress
-        )
-    elif build_options or (making.precision and making.precision.lower() != artifact.precision):
-        if making.precision:
-            artifact = make.quantize(given, replace(making, options=build_options), on_progress)
-        else:
-            resolve(manifest.options_of("run"), making.options, "run", entry.name)
+    artifact = artifact_of(target, entry, replace(making, options=build_options), on_progress, say)
     if not artifact.native:
         verifying.recheck(Store(), artifact, making)
     return Runnable(
         artifact, entry, pick_device(entry, device), resolve(manifest.options_of("run"), run_options, "run", entry.name)
     )
+
+
+def artifact_of(
+    target: Target,
+    entry: Entry,
+    making: Making,
+    on_progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda line: None,
+) -> Artifact:
+    """The target as an artifact of this backend: as it lies where nothing else is asked for, else converted and
+    quantized. `making.options` are those of these two."""
+    manifest = entry.ready_manifest
+    given, changed = target.given, bool(making.options)
+    artifact = target.artifact
+    if artifact is None and not (making.precision or making.max_context or making.shapes or changed):
+        artifact = target.native(manifest)
+    if artifact is None:
+        wanted = select(manifest.precisions, making.precision or make.default_precision(entry), entry.name).name
+        say(f"{given}: building {wanted} for {entry.name}, unless it is stored already")
+        return make.build(given, replace(making, backend=making.backend or entry.name), on_progress)
+    if changed or (making.precision and making.precision.lower() != artifact.precision):
+        if making.precision:
+            return make.quantize(given, making, on_progress)
+        resolve(manifest.options_of("run"), making.options, "run", entry.name)
+    return artifact
 
 
 def pick_device(entry: Entry, asked: str | None) -> str:

@@ -134,12 +134,13 @@ class Backend:
         artifact: Artifact,
         out: Path,
         profile: Mapping[str, Any],
+        device: str,
         options: Mapping[str, Value] | None = None,
         deadline: float | None = None,
         on_progress: Progress | None = None,
     ) -> Made:
         answer: Made = self._call(
-            "edgecore_compile", deadline, artifact=artifact, out=Path(out), profile=profile,
+            "edgecore_compile", deadline, artifact=artifact, out=Path(out), profile=profile, device=device,
             options=dict(options or {}), progress=on_progress or no_progress,
         )  # fmt: skip
         return answer
