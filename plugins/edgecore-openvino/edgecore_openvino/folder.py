@@ -50,6 +50,8 @@ def model_file(artifact: Artifact) -> Path:
 
 def write_beside(model: Checkpoint, out: Path) -> tuple[list[PayloadFile], list[str]]:
     """Everything of the folder but the IR, and what a person should know about it."""
+    from edgecore_openvino import tokenizer_ir
+
     tokenizer = model.tokenizer if has_tokenizer(model) else None
     names = [CONFIG, *write_tokenizer(model, out)]
     _write_json(out / CONFIG, folder_config(model, "f16"))
@@ -60,7 +62,12 @@ def write_beside(model: Checkpoint, out: Path) -> tuple[list[PayloadFile], list[
     if tokenizer.chat_template:
         (out / TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
         names.append(TEMPLATE)
-    return payload(names), []
+    try:
+        notes = tokenizer_ir.write(tokenizer, out, (TOKENIZER, DETOKENIZER), model.decoder.context_length)
+        names += OPENVINO_TOKENIZER
+    except tokenizer_ir.NotExpressible as why:
+        notes = [f"no tokenizer for openvino_genai, which would give other ids ({why}): {NOT_FOR_GENAI}"]
+    return payload(names), notes
 
 
 def copy_beside(source: Path, out: Path) -> list[PayloadFile]:
