@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from openvino import Node, Type
 from openvino import opset13 as ops
 
-from edgecore.contract import Progress, UnsupportedModel
+from edgecore.contract import Progress, UnsupportedModel, Value
 from edgecore_openvino.calibration import Feeding
 from edgecore_openvino.gptq import LEVELS, Rounded, gptq
 from edgecore_openvino.recipe import Recipe, group_of
@@ -20,7 +20,12 @@ from edgecore_openvino.runtime import compile_model, properties
 
 AT_ONCE = 1 << 30
 """Bytes of sums in memory at once. More layers than fit are done in turns, each on what the turns before have made."""
-_EXACT = {"inference_precision": "f32", "kv_cache": "f32", "dynamic_quantization_group_size": 0, "compile_cache": False}
+_EXACT: Mapping[str, Value] = {
+    "inference_precision": "f32",
+    "kv_cache": "f32",
+    "dynamic_quantization_group_size": 0,
+    "compile_cache": False,
+}
 _FLOATS = (Type.f32, Type.f16, Type.bf16)
 
 

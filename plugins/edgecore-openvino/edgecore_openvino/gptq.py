@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 LEVELS = 16
 DAMPING = 0.01
 """Share of the mean of H's diagonal that is added to it: keeps it invertible, and columns from overcompensating."""
-_SHRINK = np.linspace(1.0, 0.6, 9)
+_SHRINK = np.linspace(1.0, 0.8, 5, dtype=np.float32)
 """Ranges tried for a group, as a share of what its largest weights need."""
 _BLOCK = 64
 """Columns whose effect on all later ones is added up at once."""
@@ -111,11 +111,8 @@ def _scales(
 
 def _range(low: Floats, high: Floats, symmetric: bool) -> tuple[Floats, Floats]:
     """Scale and zero point that cover low to high. Symmetric: the larger end becomes level 0, as NNCF has it."""
-    if symmetric:
-        scale = np.where(-low >= high, low, high) / np.float32(-LEVELS / 2)
-    else:
-        scale = (high - low) / np.float32(LEVELS - 1)
-    # What float16 cannot hold: 0, and below its smallest number.
-    scale = np.where(np.abs(scale) < 1e-7, 1e-7, scale).astype(np.float16).astype(np.float32)
-    zero = np.full_like(low, LEVELS / 2) if symmetric else np.clip(np.rint(-low / scale), 0, LEVELS - 1)
-    return scale, zero
+    width = np.where(-low >= high, low, high) / -(LEVELS // 2) if symmetric else (high - low) / (LEVELS - 1)
+    # Not below what float16 holds: a group of zeros has no width.
+    scale = np.where(np.abs(width) < 1e-7, 1e-7, width).astype(np.float16).astype(np.float32)
+    zero = np.full_like(low, LEVELS // 2) if symmetric else np.clip(np.rint(-low / scale), 0, LEVELS - 1)
+    return scale, np.asarray(zero, np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edgecore.contract import BadRequest, UnsupportedPrecision, Value
 
@@ -59,7 +60,7 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> R
     """The recipe of `precision` with the user's options. Raises `UnsupportedPrecision`, `BadRequest`."""
     if precision not in RECIPES:
         raise UnsupportedPrecision(f"quantize does not make {precision!r}", supported=", ".join(RECIPES))
-    chosen = {n: v for n, v in options.items() if n in Recipe.__slots__}
+    chosen: dict[str, Any] = {n: v for n, v in options.items() if n in Recipe.__slots__}
     if fixed := [name for name in chosen if name in FIXED.get(precision, ())]:
         free = [name for name in Recipe.__slots__ if name not in ("mode", *FIXED[precision])]
         raise BadRequest(

@@ -39,9 +39,9 @@ def watched(progress: Progress) -> Iterator[None]:
     log = logging.getLogger("nncf")
     level, bars = log.level, track.__iter__
     log.setLevel(logging.ERROR)
-    track.__iter__ = reported  # type: ignore[method-assign]
+    track.__iter__ = reported
     try:
         yield
     finally:
-        track.__iter__ = bars  # type: ignore[method-assign]
+        track.__iter__ = bars
         log.setLevel(level)
