@@ -90,6 +90,11 @@ memory_limit: Callable[[Any], Any] = click.option(
 )
 offline: Callable[[Any], Any] = click.option("--offline", is_flag=True, help="Use what is cached; never the network.")
 
+_kept: Callable[[Any], Any] = _all(
+    click.option("--allow-unverified", is_flag=True, help="Keep, and use, what could not be compared."),
+    click.option("--keep-refused", is_flag=True, help="Keep, and use, what is outside its quality bound, for study."),
+)
+
 making: Callable[[F], F] = _all(
     backend,
     precision,
@@ -109,15 +114,16 @@ making: Callable[[F], F] = _all(
         metavar="INPUT=N,N,...",
         help="Fix the shape of a tensor model's input; repeat for more.",
     ),
-    click.option("--allow-unverified", is_flag=True, help="Keep a result that could not be compared."),
-    click.option("--keep-refused", is_flag=True, help="Keep a result outside its quality bound, for study."),
+    _kept,
     deadline,
     memory_limit,
     offline,
 )
 """What convert, quantize and build share."""
 
-using: Callable[[F], F] = _all(backend, device, precision, profile, calibration, backend_options, deadline, offline)
+using: Callable[[F], F] = _all(
+    backend, device, precision, profile, calibration, backend_options, _kept, deadline, offline
+)  # fmt: skip
 """What every verb shares that opens a model, and builds it where it is missing."""
 
 _count = click.IntRange(min=1)

@@ -105,7 +105,9 @@ class _Proxy:
         return self._forward("edgecore_weights", locals())
 
     @hookimpl
-    def edgecore_compile(self, artifact: Any, out: Any, profile: Any, options: Any, progress: Any) -> Any:
+    def edgecore_compile(
+        self, artifact: Any, out: Any, profile: Any, options: Any, progress: Any, device: Any = ""
+    ) -> Any:
         return self._forward("edgecore_compile", locals())
 
     def _forward(self, hook: str, arguments: dict[str, Any]) -> Any:

@@ -2,9 +2,11 @@
 
 convert_text.py    the neutral model as IR            session.py        TextSession
 convert_tensor.py  ONNX as IR                         tensors.py        TensorSession
-quantize_text.py   NNCF on the weights                benchmark.py      the native loop
-quantize_tensor.py NNCF on weights and activations    compiling.py      ahead of time, for an NPU profile
-devices.py         what can run here, now             weights.py        dequantized weights
+quantize_text.py   NNCF on the weights                compiling.py      ahead of time, for an NPU profile
+quantize_tensor.py NNCF on weights and activations    weights.py        dequantized weights
+devices.py         what can run here, now
+
+No `edgecore_benchmark`: the contract's loop over the session adds microseconds to a step's milliseconds.
 """
 
 from __future__ import annotations
@@ -20,12 +22,10 @@ from edgecore.contract import (
     Made,
     Probe,
     Progress,
-    Samples,
     TensorSession,
     TextSession,
     UnsupportedModel,
     Value,
-    Workload,
     hookimpl,
 )
 
@@ -84,15 +84,6 @@ def edgecore_run(
 
 
 @hookimpl
-def edgecore_benchmark(
-    artifact: Artifact, device: str, workload: Workload, options: Mapping[str, Value], progress: Progress
-) -> Samples:
-    from edgecore_openvino.benchmark import benchmark
-
-    return benchmark(artifact, device, workload, options, progress)
-
-
-@hookimpl
 def edgecore_weights(artifact: Artifact) -> Mapping[str, Any] | None:
     if artifact.task != "text":
         return None
@@ -103,8 +94,9 @@ def edgecore_weights(artifact: Artifact) -> Mapping[str, Any] | None:
 
 @hookimpl
 def edgecore_compile(
-    artifact: Artifact, out: Path, profile: Mapping[str, Any], options: Mapping[str, Value], progress: Progress
-) -> Made:
+    artifact: Artifact, out: Path, profile: Mapping[str, Any], options: Mapping[str, Value], progress: Progress,
+    device: str = "",
+) -> Made:  # fmt: skip
     from edgecore_openvino import compiling
 
-    return compiling.compile(artifact, out, profile, options, progress)
+    return compiling.compile(artifact, out, profile, device, options, progress)

@@ -19,7 +19,7 @@ _WHERE = ["edgecore", "interface"]
 Specs = tuple[TensorSpec, ...]
 
 
-def from_source(model: ov.Model, inputs: Specs, outputs: Specs) -> tuple[Specs, Specs]:
+def from_source(model: ov.Model | ov.CompiledModel, inputs: Specs, outputs: Specs) -> tuple[Specs, Specs]:
     """The source's specs beside the model's ports, which know types better, and often shapes."""
     return (
         tuple(_merged(spec, port) for spec, port in zip(inputs, model.inputs, strict=True)),
@@ -36,7 +36,7 @@ def state(model: ov.Model, inputs: Specs, outputs: Specs) -> None:
 def stated(model: ov.Model) -> tuple[Specs, Specs]:
     """As the IR says, else by its ports' names. Raises `CorruptModel` where both contradict each other."""
     if not model.has_rt_info(_WHERE):
-        return from_source(model, _named(model.inputs), _named(model.outputs))
+        return from_source(model, named(model.inputs), named(model.outputs))
     try:
         sides = json.loads(str(model.get_rt_info(_WHERE).astype(str)))
         inputs, outputs = ([TensorSpec(str(name), "", tuple(shape)) for name, shape in side] for side in sides)
@@ -45,7 +45,8 @@ def stated(model: ov.Model) -> tuple[Specs, Specs]:
         raise CorruptModel(f"the IR's rt_info says other inputs and outputs than its layers: {error}") from None
 
 
-def _named(ports: Iterable[Any]) -> Specs:
+def named(ports: Iterable[Any]) -> Specs:
+    """Specs that say no more than what the ports are called."""
     return tuple(TensorSpec(_name(port, number), "", ()) for number, port in enumerate(ports))
 
 

@@ -28,7 +28,7 @@ from edgecore.contract import (
     Value,
     check_feeds,
 )
-from edgecore_openvino import onnx_model, runtime
+from edgecore_openvino import blob, onnx_model, runtime
 from edgecore_openvino.elements import to_array, to_tensor
 from edgecore_openvino.interface import Specs, from_source, stated
 from edgecore_openvino.placement import assignment, placement_of
@@ -43,6 +43,9 @@ OVERFLOWN = float(np.finfo(np.float32).max)
 def open_session(artifact: Artifact, device: str, threads: int | None, options: Mapping[str, Value]) -> TensorSession:
     """Reads and compiles. Raises as `runtime.read_model`, `onnx_model.read` and `runtime.compile_model`."""
     path = artifact.model
+    if path.suffix == ".blob":
+        compiled, inputs, outputs = blob.load(artifact, device, runtime.properties(device, threads, {}))
+        return OpenVinoSession(compiled, inputs, outputs, placement_of(compiled))
     model, inputs, outputs = load(path)
     if device == "npu" and any(isinstance(dim, str) for spec in inputs for dim in spec.shape):
         raise UnsupportedModel(
