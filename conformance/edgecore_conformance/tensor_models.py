@@ -193,7 +193,7 @@ def native(bench: Bench, path: Path) -> Artifact:
 def drawn_artifact(bench: Bench, purpose: str, precision: str = "", **otherwise: Any) -> Artifact:
     """The graph of a purpose, for the plugin to open; `otherwise` are fields of `Graph`."""
     drawn = replace(graph(bench.known, purpose), **otherwise)
-    sizes = (4,) * len(drawn.axes)
+    sizes = (64,) * len(drawn.axes)  # so many that what is fed later is hardly beyond what calibrated
     calibration = [drawn.renamed(feeds(bench.known, f"calibration {i}", *sizes)) for i in range(8)]
     return artifact(bench, drawn.write(bench.folder("graph") / "model.onnx"), precision, calibration=calibration)
 
