@@ -92,9 +92,11 @@ class Profile:
     """The parsed file, as `edgecore_compile` receives it."""
 
     def describes(self, machine: Machine) -> bool:
-        """True when every condition that the profile states holds on the machine."""
+        """True when every condition that the profile states holds on the machine; a profile without any can only be
+        named."""
         return (
-            (not self.systems or machine.system in self.systems)
+            bool(self.systems or self.machines or self.features or self.chip)
+            and (not self.systems or machine.system in self.systems)
             and (not self.machines or machine.architecture in self.machines)
             and (not self.chip or machine.chip == self.chip)
             and self.features <= machine.features

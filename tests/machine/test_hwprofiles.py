@@ -91,6 +91,14 @@ def test_a_machine_that_nothing_describes_matches_nothing() -> None:
     assert match(replace(MACHINE, architecture="riscv64")) == ()
 
 
+@pytest.mark.parametrize("name", ["intel-meteor-lake", "intel-arrow-lake", "intel-lunar-lake", "intel-panther-lake"])
+def test_a_machine_that_cannot_be_told_from_others_is_matched_by_none_and_found_by_its_name(name: str) -> None:
+    npu = profile(name).suited[0]
+    assert (npu.backend, npu.device) == ("openvino", "npu")
+    assert npu.options["platform"] in ("3720", "4000", "5010"), "what its compiler is told"
+    assert name not in [p.name for p in match(replace(MACHINE, features=V3, chip="Intel(R) Core(TM) Ultra 7 155H"))]
+
+
 def test_this_computer_is_matched_by_its_own_facts() -> None:
     assert all(found.describes(facts()) for found in match())
 
