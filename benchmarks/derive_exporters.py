@@ -95,7 +95,7 @@ def from_wheel(wheel: Path) -> Exporter:
                 return Exporter(
                     "optimum-intel",
                     version,
-                    "pip install optimum-intel",
+                    "edgecore plugin install openvino --export",
                     model_types=list(registered(ast.parse(configs))),
                 )
     raise SystemExit(f"{wheel}: no rule for it")

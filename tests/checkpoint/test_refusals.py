@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "what only optimum-intel takes": (
         {"model_type": "biogpt", "architectures": ["BioGptForCausalLM"]},
         "; optimum-intel (",
-        "pip install optimum-intel",
+        "edgecore plugin install openvino --export",
     ),
     "what only the GenAI builder takes": (
         {"model_type": "phi4mm", "architectures": ["Phi4MMForCausalLM"]},

@@ -141,7 +141,9 @@ def _role(name: str) -> str:
         return "model"
     if name == WEIGHTS:
         return "weights"
-    return "config" if name in CONFIGS else "tokenizer"
+    if name in CONFIGS:
+        return "config"
+    return "tokenizer" if name in (*COPIED, *OPENVINO_TOKENIZER) else "other"
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
