@@ -18,8 +18,9 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from edgecore.contract import BadRequest, DoesNotFit, EdgecoreError, UnsupportedModel, usable_memory
+from edgecore.contract import BadRequest, DoesNotFit, EdgecoreError, Placement, UnsupportedModel, usable_memory
 from edgecore_openvino import runtime
+from edgecore_openvino.placement import assignment, placement_of
 
 Ids = NDArray[np.int64]
 CHUNK = 512
@@ -47,6 +48,8 @@ class Network:
         _check_room(model, length, str(properties.get("KV_CACHE_PRECISION", "f16")))
         self.sliced = slice_hidden(model)
         self.compiled = runtime.compile_model(model, device, properties)
+        self._assigned = assignment(model, properties) if device == "hetero" else None
+        self._placement = Placement()
         self._request: Any = self.compiled.create_infer_request()
         self.vocab_size = _vocabulary(self.compiled)
         self._length = length
@@ -160,8 +163,14 @@ class Network:
 
     @property
     def request(self) -> Any:
-        """The `InferRequest`, for those who ask it where it ran."""
+        """The `InferRequest`. Raises `BadRequest` once closed."""
         return self._open
+
+    def placement(self) -> Placement:
+        """Where it runs; after `close`, where it ran when last asked."""
+        if self._request is not None:
+            self._placement = placement_of(self.compiled, self._request, self._assigned)
+        return self._placement
 
     def close(self) -> None:
         """Gives back weights and cache; the compiled model still says what it was."""

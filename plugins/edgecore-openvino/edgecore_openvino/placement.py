@@ -1,14 +1,14 @@
 """Where the work ran, by the runtime's own words: operators that it executed, and the time each took.
 
-Profiling costs speed, so it is a property of a model that is compiled for it and asked once; where nobody asked for it,
-the runtime's assignment is what is known.
+Profiling costs a tenth of a microsecond an operator on a CPU and more elsewhere, so it is an option (`profile`);
+without it the runtime's assignment is what is known.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import openvino as ov
@@ -16,51 +16,63 @@ import openvino as ov
 from edgecore.contract import Placement, PlacementSource
 from edgecore_openvino.runtime import core, execution_devices, unit
 
+IDLE = ("Constant", "Parameter", "Result")
 _SUBGRAPH = re.compile(r"subgraph(\d+): (.*)", re.S)
 """How HETERO names what it profiled."""
 
 
 def placement_of(
-    compiled: ov.CompiledModel,
-    profile: Iterable[Any] = (),
-    assigned: Mapping[str, str] | None = None,
+    compiled: ov.CompiledModel, request: Any = None, assigned: Mapping[str, str] | None = None
 ) -> Placement:
     """The placement of a compiled model.
 
-    profile:  `InferRequest.get_profiling_info()` after one inference of a model compiled with `PERF_COUNT`; without it
-              the answer is the assignment alone.
+    request:  one of the model's. Where it was compiled with `PERF_COUNT` and has run, the answer is what was measured;
+              else it is the assignment alone.
     assigned: what `assignment` answered, for a model on several devices.
     """
-    devices = [unit(name) for name in execution_devices(compiled)]
-    ran = [entry for entry in profile if str(entry.status).endswith("EXECUTED")]
-    named = ", ".join(execution_devices(compiled))
-    if ran and (len(set(devices)) == 1 or assigned):
-        return _profiled(ran, devices, assigned or {}, named)
+    named = execution_devices(compiled)
+    units = {unit(name) for name in named}
+    ran = _executed(request)
+    if ran and (len(units) == 1 or assigned):
+        return _profiled(ran, named, assigned or {})
     if assigned:
         count = Counter(unit(device) for device in assigned.values())
         return Placement(PlacementSource.RUNTIME_ASSIGNMENT, _shares(count), detail=f"query_model: {_words(count)}")
-    if len(set(devices)) == 1:
-        return Placement(PlacementSource.RUNTIME_ASSIGNMENT, {devices[0]: 1.0}, detail=f"EXECUTION_DEVICES: {named}")
+    if len(units) == 1:
+        said = f"EXECUTION_DEVICES: {', '.join(named)}"
+        return Placement(PlacementSource.RUNTIME_ASSIGNMENT, dict.fromkeys(units, 1.0), detail=said)
     return Placement()
 
 
 def assignment(model: ov.Model, properties: Mapping[str, Any]) -> dict[str, str]:
     """Which device HETERO gives each operator, by the operator's name: `{"MatMul_4": "GPU.0"}`. Constants and what goes
-    in and out compute nothing and are left out."""
+    in and out compute nothing and are left out. What a model itself says (`affinity`) stands above all."""
     given = str(properties.get("MULTI_DEVICE_PRIORITIES", ""))
     found = core().query_model(model, f"HETERO:{given}" if given else "HETERO")
-    idle = ("Constant", "Parameter", "Result")
-    names = {node.get_friendly_name() for node in model.get_ops() if node.get_type_name() not in idle}
-    return {name: device for name, device in found.items() if name in names}
+    assigned: dict[str, str] = {}
+    for node in model.get_ops():
+        name, said = node.get_friendly_name(), node.get_rt_info()
+        if node.get_type_name() not in IDLE and name in found:
+            assigned[name] = said["affinity"].astype(str) if "affinity" in said else found[name]
+    return assigned
 
 
-def _profiled(ran: list[Any], devices: list[str], assigned: Mapping[str, str], named: str) -> Placement:
-    units = _units_by_subgraph(ran, assigned) if assigned else {}
+def _executed(request: Any) -> list[Any]:
+    """What the last inference executed; nothing where nothing was timed."""
+    try:
+        profile = request.get_profiling_info() if request is not None else ()
+    except RuntimeError:  # Devices may refuse where it was not asked for at the start.
+        return []
+    return [entry for entry in profile if str(entry.status).endswith("EXECUTED")]
+
+
+def _profiled(ran: list[Any], named: list[str], assigned: Mapping[str, str]) -> Placement:
+    units, only = _units_by_subgraph(ran, assigned), unit(named[0])
     operators: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     for entry in ran:
         part = _SUBGRAPH.fullmatch(entry.node_name)
-        where = units.get(part[1], devices[0]) if part else devices[0]
+        where = units.get(part[1], only) if part else only
         operators[where] += 1
         seconds[where] += entry.real_time.total_seconds()
     kinds = Counter(entry.exec_type for entry in ran)
@@ -69,7 +81,7 @@ def _profiled(ran: list[Any], devices: list[str], assigned: Mapping[str, str], n
         PlacementSource.RUNTIME_PROFILE,
         _shares(operators),
         _shares(seconds),
-        f"PERF_COUNT on {named}: {_words(operators)}, in {sum(seconds.values()) * 1e3:.3g} ms; mostly {usual}",
+        f"PERF_COUNT on {', '.join(named)}: {_words(operators)}, {sum(seconds.values()) * 1e3:.3g} ms; mostly {usual}",
     )
 
 

@@ -113,6 +113,8 @@ def properties(device: str, threads: int | None, options: Mapping[str, Value]) -
         found["PERFORMANCE_HINT"] = hint.upper()
     if options.get("compile_cache", True):
         found["CACHE_DIR"] = str(_compile_cache())
+    if options.get("profile", device == "hetero"):
+        found["PERF_COUNT"] = True
     if number := str(options.get("device_id", "")):
         if device != "gpu":
             raise BadRequest(f"device_id={number}: {device} has no numbers", supported="device_id with --device gpu")
@@ -127,6 +129,9 @@ def properties(device: str, threads: int | None, options: Mapping[str, Value]) -
     unknown = [name for name in priorities if unit(name) not in NAMES]
     if unknown:
         raise BadRequest(f"priorities: no device {unknown[0].lower()!r}", supported=", ".join(NAMES))
+    if device == "auto":
+        # Else the CPU computes until the device is ready, and where it runs changes under a measurement.
+        found["ENABLE_STARTUP_FALLBACK"] = False
     if priorities:
         found["MULTI_DEVICE_PRIORITIES"] = ",".join(priorities)
     elif device == "hetero":

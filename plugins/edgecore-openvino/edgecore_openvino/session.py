@@ -23,7 +23,6 @@ from edgecore.contract import (
 )
 from edgecore_openvino import folder, runtime
 from edgecore_openvino.network import CHUNK, Network
-from edgecore_openvino.placement import placement_of
 
 DEFAULT_CONTEXT = 4096
 """Tokens when nobody said: what was trained for may be 131072, and its KV cache larger than the machine."""
@@ -131,7 +130,6 @@ class OpenvinoSession(TextSession):
         self._network = opened.network
         self._tokens: Tokenizer = folder.open_tokenizer(opened.folder, self._network.vocab_size)
         self._context = OpenvinoContext(opened)
-        self._placement = placement_of(self._network.compiled)
 
     @property
     def context_length(self) -> int:
@@ -147,7 +145,7 @@ class OpenvinoSession(TextSession):
 
     @property
     def placement(self) -> Placement:
-        return self._placement
+        return self._network.placement()
 
     @property
     def conditions(self) -> Mapping[str, str]:

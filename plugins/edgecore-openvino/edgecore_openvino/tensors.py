@@ -45,7 +45,7 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
     path = artifact.model
     if path.suffix == ".blob":
         compiled, inputs, outputs = blob.load(artifact, device, runtime.properties(device, threads, {}))
-        return OpenVinoSession(compiled, inputs, outputs, placement_of(compiled))
+        return OpenVinoSession(compiled, inputs, outputs)
     model, inputs, outputs = load(path)
     if device == "npu" and any(isinstance(dim, str) for spec in inputs for dim in spec.shape):
         raise UnsupportedModel(
@@ -56,7 +56,7 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
     properties = runtime.properties(device, threads, _own(artifact, device, options))
     compiled = runtime.compile_model(model, device, properties)
     placed = assignment(model, properties) if device == "hetero" else None
-    return OpenVinoSession(compiled, inputs, outputs, placement_of(compiled, assigned=placed))
+    return OpenVinoSession(compiled, inputs, outputs, placed)
 
 
 def load(path: Path) -> tuple[ov.Model, Specs, Specs]:
@@ -82,11 +82,14 @@ def _own(artifact: Artifact, device: str, options: Mapping[str, Value]) -> dict[
 class OpenVinoSession(TensorSession):
     """A compiled model with one request."""
 
-    def __init__(self, compiled: ov.CompiledModel, inputs: Specs, outputs: Specs, placement: Placement) -> None:
+    def __init__(
+        self, compiled: ov.CompiledModel, inputs: Specs, outputs: Specs, assigned: Mapping[str, str] | None = None
+    ) -> None:
         self._compiled: ov.CompiledModel | None = compiled
         self._request = compiled.create_infer_request()
         self._stateful = bool(self._request.query_state())
-        self._inputs, self._outputs, self._placement = inputs, outputs, placement
+        self._inputs, self._outputs, self._assigned = inputs, outputs, assigned
+        self._placement = Placement()
         self._lock = Lock()
 
     @property
@@ -99,7 +102,10 @@ class OpenVinoSession(TensorSession):
 
     @property
     def placement(self) -> Placement:
-        return self._placement
+        with self._lock:
+            if self._compiled is not None:
+                self._placement = placement_of(self._compiled, self._request, self._assigned)
+            return self._placement
 
     @property
     def conditions(self) -> Mapping[str, str]:
