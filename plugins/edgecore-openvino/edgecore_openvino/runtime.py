@@ -283,7 +283,7 @@ def _unreadable(path: Path, text: bytes, error: BaseException) -> EdgecoreError:
 
 
 _LACKS_MEMORY = re.compile(
-    r"bad_alloc|out of memory|OUT_OF_(HOST|DEVICE)_MEMORY|CL_OUT_OF|ALLOCATION_FAILURE|exceeds? max (size|alloc)", re.I
+    r"bad_alloc|out of memory|OUT_OF_(HOST|DEVICE)_MEMORY|CL_OUT_OF|ALLOCATION_FAILURE|exceed(s|ed) max", re.I
 )
 _LACKS_DEVICE = re.compile(r"not registered in|Cannot load library|device id|No (available )?device|driver", re.I)
 _LACKS_PROPERTY = re.compile(r"(Unsupported|not supported|was not found|Could not read|Wrong|Invalid) .*", re.I)
