@@ -119,6 +119,13 @@ class Manifest:
     def options_of(self, verb: str) -> tuple[Option, ...]:
         return tuple(self.options.get(verb, ()))
 
+    def precisions_of(self, task: str | None) -> tuple[Precision, ...]:
+        """Those that a task's models have: all but what is claimed for other tasks alone. None: of any task."""
+        claimed: dict[str, set[str]] = {}
+        for claim in self.claims:
+            claimed.setdefault(claim.precision, set()).add(claim.task)
+        return tuple(p for p in self.precisions if task is None or task in claimed.get(p.name, {task}))
+
     def device(self, name: str) -> Device | None:
         return next((d for d in self.devices if d.name == name), None)
 

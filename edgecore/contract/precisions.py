@@ -63,8 +63,9 @@ class Precision:
         return PrecisionClass.of_bits(self.bits)
 
 
-def select(declared: Iterable[Precision], asked: str, backend: str) -> Precision:
-    """The declared precision that `asked` names, natively or by class. Raises `UnsupportedPrecision`."""
+def select(declared: Iterable[Precision], asked: str, backend: str, task: str | None = None) -> Precision:
+    """The declared precision that `asked` names, natively or by class. Raises `UnsupportedPrecision`, in the words of
+    the task whose precisions these are."""
     known = list(declared)
     wanted = asked.lower()
     for precision in known:
@@ -75,7 +76,7 @@ def select(declared: Iterable[Precision], asked: str, backend: str) -> Precision
         return next((p for p in of_class if p.recommended), of_class[0])
     classes = [c.value for c in PrecisionClass if any(p.precision_class is c for p in known)]
     raise UnsupportedPrecision(
-        f"backend {backend!r} has no precision {asked!r}",
+        f"backend {backend!r} has no precision {asked!r}" + (f" for {task} models" if task else ""),
         supported=", ".join([p.name for p in known] + classes),
         hint=f"edgecore backends {backend}",
     )

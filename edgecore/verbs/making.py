@@ -7,7 +7,7 @@ step's result becomes an artifact only after it was compared with the source; un
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,8 +36,11 @@ from edgecore.verbs import verifying
 from edgecore.verbs.targets import Target, choose, format_name, locate, made_formats
 from edgecore.workers import Backend, connect
 
-DEFAULT_CLASSES = (PrecisionClass.MEDIUM, PrecisionClass.HALF, PrecisionClass.FULL)
-"""What build makes when nothing is asked for: 8 bits a weight lose next to nothing on any model."""
+CONVERTED_CLASSES = (PrecisionClass.HALF, PrecisionClass.FULL)
+"""What convert makes when nothing is asked for, and what build quantizes from."""
+DEFAULT_CLASSES = (PrecisionClass.MEDIUM, *CONVERTED_CLASSES)
+"""What build makes of a text model when nothing is asked for: 8 bits a weight lose next to nothing on any. A tensor
+model gets what convert makes, because nothing here compares those with their source yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +82,19 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     """Convert and, where the precision is made that way, quantize."""
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target, making.made_format)
-    precision = _select(entry, making.precision or default_precision(entry))
-    _check_calibration(entry, precision, making)
+    precision = _select(entry, making.precision or default_precision(entry, target.task), target.task)
+    _check_calibration(entry, precision, making, target.task)
     if target.artifact:
         return _quantize(entry, target.artifact, None, precision, making, on_progress)
     source = _source(target)
     exporter = _through_exporter(entry, source, making)
     options = _options(entry, making.options, ("convert",) if precision.by == "convert" else ("convert", "quantize"))
     with connect(entry, memory_limit=making.memory_limit) as backend:
-        first = precision if precision.by == "convert" else _select(entry, PrecisionClass.HALF.value)
+        first = (
+            precision
+            if precision.by == "convert"
+            else _select(entry, _first(entry, target.task, CONVERTED_CLASSES), target.task)
+        )
         artifact = _convert(backend, source, first, options["convert"], making, on_progress, exporter)
         if precision.by == "convert":
             return artifact
@@ -99,11 +106,12 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
     refuse_profile(making)
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target, making.made_format)
-    precision = _select(entry, making.precision or PrecisionClass.HALF.value)
+    task = target.task
+    precision = _select(entry, making.precision or _first(entry, task, CONVERTED_CLASSES), task)
     if precision.by == "quantize":
         raise UnsupportedPrecision(
             f"convert does not make {precision.name}; quantize does",
-            supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.by != "quantize"),
+            supported=", ".join(p.name for p in entry.ready_manifest.precisions_of(task) if p.by != "quantize"),
             hint=f"edgecore build {given} --backend {entry.name} --precision {precision.name}",
         )
     if target.artifact:
@@ -122,10 +130,9 @@ def quantize(given: str | Path, making: Making, on_progress: Progress = no_progr
         raise BadRequest("quantize needs a precision", hint=f"edgecore quantize {given} --precision low")
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target, making.made_format)
-    precision = _select(entry, making.precision)
-    native = target.native(entry.ready_manifest)
-    base = target.artifact or native
-    if base is None or precision.by == "convert":
+    base = target.artifact or target.native(entry.ready_manifest)
+    precision = _select(entry, making.precision, base.task if base else target.task)
+    if base is None or precision.by == "convert" or (making.shapes and target.source):
         return build(given, making, on_progress)
     return _quantize(entry, base, target.source, precision, making, on_progress)
 
@@ -147,9 +154,13 @@ def _quantize(
     if precision.by == "convert":
         raise UnsupportedPrecision(
             f"{precision.name} is made by convert, from the source, not from an artifact",
-            supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.by != "convert"),
+            supported=", ".join(p.name for p in entry.ready_manifest.precisions_of(base.task) if p.by != "convert"),
         )
-    _check_calibration(entry, precision, making)
+    if making.shapes:
+        raise BadRequest(
+            f"{base.path.name} is converted already: its shapes are what they are", hint="edgecore convert"
+        )
+    _check_calibration(entry, precision, making, base.task)
     options = _options(entry, making.options, ("quantize",))
     with connect(entry, memory_limit=making.memory_limit) as backend:
         source = source or verifying.source_of(base, making.offline, on_progress)
@@ -334,14 +345,19 @@ def _options(entry: Entry, given: Mapping[str, Value], verbs: tuple[str, ...]) -
     }
 
 
-def default_precision(entry: Entry) -> str:
-    """The first of `DEFAULT_CLASSES` that the backend has, else its first precision."""
-    declared = entry.ready_manifest.precisions
-    return next((c.value for c in DEFAULT_CLASSES if any(p.precision_class is c for p in declared)), declared[0].name)
+def default_precision(entry: Entry, task: str | None) -> str:
+    """What is made when nothing is asked for."""
+    return _first(entry, task, CONVERTED_CLASSES if task == "tensor" else DEFAULT_CLASSES)
 
 
-def _select(entry: Entry, asked: str) -> Precision:
-    return select(entry.ready_manifest.precisions, asked, entry.name)
+def _first(entry: Entry, task: str | None, classes: Iterable[PrecisionClass]) -> str:
+    """The first of the classes that the backend has for the task, else its first precision."""
+    declared = entry.ready_manifest.precisions_of(task)
+    return next((c.value for c in classes if any(p.precision_class is c for p in declared)), declared[0].name)
+
+
+def _select(entry: Entry, asked: str, task: str | None) -> Precision:
+    return select(entry.ready_manifest.precisions_of(task), asked, entry.name, task)
 
 
 def _source(target: Target) -> Source:
@@ -353,7 +369,7 @@ def _source(target: Target) -> Source:
     return target.source
 
 
-def _check_calibration(entry: Entry, precision: Precision, making: Making) -> None:
+def _check_calibration(entry: Entry, precision: Precision, making: Making, task: str | None) -> None:
     """Refuse a precision that needs calibration data, and data that is not there, before anything is converted."""
     if making.calibration is not None:
         if not making.calibration.exists():
@@ -364,8 +380,10 @@ def _check_calibration(entry: Entry, precision: Precision, making: Making) -> No
     elif precision.calibration == "required":
         raise UnsupportedPrecision(
             f"{precision.name} needs calibration data and none was given",
-            supported=", ".join(p.name for p in entry.ready_manifest.precisions if p.calibration != "required"),
-            hint="the same command with --calibration FILE.txt",
+            supported=", ".join(
+                p.name for p in entry.ready_manifest.precisions_of(task) if p.calibration != "required"
+            ),
+            hint=f"the same command with --calibration {'FOLDER' if task == 'tensor' else 'FILE.txt'}",
         )
 
 

@@ -73,7 +73,9 @@ def artifact_of(
     if artifact is None and not (making.precision or making.max_context or making.shapes or changed):
         artifact = target.native(manifest)
     if artifact is None:
-        wanted = select(manifest.precisions, making.precision or make.default_precision(entry), entry.name).name
+        task = target.task
+        asked = making.precision or make.default_precision(entry, task)
+        wanted = select(manifest.precisions_of(task), asked, entry.name, task).name
         say(f"{given}: building {wanted} for {entry.name}, unless it is stored already")
         return make.build(given, replace(making, backend=making.backend or entry.name), on_progress)
     if changed or (making.precision and making.precision.lower() != artifact.precision):
