@@ -31,8 +31,15 @@ FORMAT = "openvino-genai"
 WEIGHTS = {"f32": ("fp32", 4), "f16": ("fp16", 2)}
 """Its word for a precision, and bytes a weight for the progress bar."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-MAIN = "import edgecore_openvino; from optimum.commands.optimum_cli import main; main()"
-"""Its command, behind this package: which keeps OpenVINO from reporting its use."""
+MAIN = """
+import sys
+import edgecore_openvino
+sys.modules["torchvision"] = None
+from optimum.commands.optimum_cli import main
+main()
+"""
+"""Its command, behind this package, which keeps OpenVINO from reporting its use. Without torchvision, which language
+models do not need: the index has it for the torch with CUDA, and beside another torch transformers fails on it."""
 
 
 @hookimpl

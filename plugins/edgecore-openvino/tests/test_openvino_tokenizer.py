@@ -1,4 +1,6 @@
-"""OpenVINO's tokenizer models answer as the neutral tokenizer does where lines break splitting rules, or are not made."""
+"""OpenVINO's tokenizer models answer as the neutral tokenizer does where lines break splitting rules, or they are not
+made.
+"""
 
 from __future__ import annotations
 
