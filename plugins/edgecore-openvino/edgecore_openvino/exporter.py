@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def edgecore_convert(
 def run(command: list[str], out: Path, predicted: int, progress: Progress) -> None:
     """Runs the command; its growing folder is the progress, and a report that raises ends it. Raises `UnsupportedModel`
     with its last words."""
+    written = 0
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env={**os.environ, **OFFLINE}
@@ -81,8 +83,8 @@ def run(command: list[str], out: Path, predicted: int, progress: Progress) -> No
                     status = process.wait(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    size = sum(file.stat().st_size for file in out.glob("*") if file.is_file())
-                    progress(min(size, predicted), predicted, "exporting")
+                    written = max(written, min(_size(out), predicted))
+                    progress(written, predicted, "exporting")
         finally:
             if process.poll() is None:
                 process.kill()
@@ -94,8 +96,16 @@ def run(command: list[str], out: Path, predicted: int, progress: Progress) -> No
     progress(predicted, predicted, "exporting")
 
 
+def _size(out: Path) -> int:
+    """Bytes in the folder; files that vanish meanwhile count as nothing."""
+    total = 0
+    for file in out.glob("*"):
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total
+
+
 def _missing(out: Path) -> list[str]:
-    """What an older model has not, or a converter in it could not do."""
     if (out / f"{folder.TOKENIZER}.xml").is_file():
         return []
     return [f"optimum-intel made no tokenizer: {folder.NOT_FOR_GENAI}"]
