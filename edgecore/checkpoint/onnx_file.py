@@ -236,7 +236,10 @@ def _value(data: Buffer, start: int, end: int) -> TensorSpec:
     shape: list[int | str] = []
     for _, _, at, until in _fields(data, *tensor.get(2, (0, 0))):
         size = {field: (a, b) for field, _, a, b in _fields(data, at, until)}
-        shape.append(size[1][0] if 1 in size else _text(data, *size.get(2, (0, 0))) or f"{name}_{len(shape)}")
+        symbol = _text(data, *size.get(2, (0, 0)))
+        # Exporters write -1 and ? for what they do not know.
+        known = 1 in size and not size[1][0] >> 63
+        shape.append(size[1][0] if known else symbol if symbol not in ("", "?") else f"{name}_{len(shape)}")
     return TensorSpec(name, dtype, tuple(shape))
 
 

@@ -40,6 +40,12 @@ def test_inputs_and_outputs_are_named_as_the_file_names_them(tmp_path: Path) -> 
     assert graph.opsets == {"": 21, "ai.onnx.ml": 3}
 
 
+def test_a_size_that_an_exporter_does_not_know_is_no_size_and_no_name(tmp_path: Path) -> None:
+    """Paddle's writes -1, and ? for each, which need not be equal."""
+    graph = read_onnx(write(tmp_path / "m.onnx", [tensor("x", [-1, 3, "?", "?"])]))
+    assert graph.inputs == (TensorSpec("x", "float32", ("x_0", 3, "x_2", "x_3")),)
+
+
 def test_a_weight_that_is_listed_as_an_input_is_none(tmp_path: Path) -> None:
     weight = numpy_helper.from_array(np.ones((2, 3), np.float32), "w")
     graph = read_onnx(write(tmp_path / "m.onnx", [tensor("x", [3]), tensor("w", [2, 3])], weights=[weight]))

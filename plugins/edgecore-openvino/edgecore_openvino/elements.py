@@ -3,6 +3,7 @@ what `ml_dtypes` adds goes through as bytes, four-bit numbers two a byte with th
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -10,7 +11,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from edgecore.contract import UnsupportedModel
+from edgecore.contract import TensorSpec, UnsupportedModel
 
 _NAMES = {
     "boolean": "bool", "i4": "int4", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64", "u4": "uint4",
@@ -30,11 +31,20 @@ def dtype_name(type: ov.Type, what: str) -> str:
     return name
 
 
+def type_of(spec: TensorSpec) -> ov.Type:
+    """OpenVINO's type of an input. Raises `UnsupportedModel` for one that it has not."""
+    if spec.dtype not in _TYPES:
+        raise UnsupportedModel(f"{spec.name!r} has type {spec.dtype}", supported=", ".join(_TYPES))
+    return _TYPES[spec.dtype]
+
+
+@cache
 def dtype_of(name: str) -> np.dtype[Any]:
     """numpy's dtype by its or ml_dtypes' name."""
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
+@cache
 def plain(name: str) -> bool:
     """Whether numpy itself has the type, and OpenVINO's tensors are views of such arrays."""
     return dtype_of(name).isbuiltin == 1

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import openvino as ov
+from openvino import opset13 as ops
 
 from edgecore.checkpoint import OnnxGraph, OnnxNode, read_onnx
 from edgecore.contract import CorruptModel, DoesNotFit, EdgecoreError, UnsupportedModel
+from edgecore_openvino.elements import type_of
 from edgecore_openvino.runtime import VERSION, core, last_line
 
 NEWEST_OPSET = 28
@@ -23,10 +25,21 @@ _NOISE = re.compile(r"Exception from|Check '|While validating|FrontEnd API|Model
 RECURRENT = ("GRU", "LSTM", "RNN")
 
 WRONG: tuple[tuple[tuple[str, ...], Callable[[OnnxNode], Any], str, str], ...] = (
-    (("DynamicQuantizeLinear",), lambda n: True, "any input (it rounds half-way steps otherwise)", "static scales"),
+    (
+        ("Attention",),
+        lambda n: any(n.attributes.get(f"{side}_window_size", -1) != -1 for side in ("left", "right")),
+        "a window",
+        "no window",
+    ),
+    (
+        ("DynamicQuantizeLinear",),
+        lambda n: True,
+        "its own rounding of half-way steps",
+        "a constant scale: QuantizeLinear",
+    ),
     (("DFT",), lambda n: n.attributes.get("onesided"), "onesided=1", "the whole spectrum"),
     (RECURRENT, lambda n: n.attributes.get("layout"), "layout=1", "layout=0, time first"),
-    (("LSTM",), lambda n: len(n.inputs) > 7 and n.inputs[7], "peepholes (input P)", "LSTM without them"),
+    (("LSTM",), lambda n: len(n.inputs) > 7 and n.inputs[7], "peepholes (input P)", "no peepholes"),
     (("Resize",), lambda n: n.attributes.get("antialias"), "antialias=1", "antialias=0"),
     (("Resize",), lambda n: n.attributes.get("exclude_outside"), "exclude_outside=1", "exclude_outside=0"),
     (
@@ -63,6 +76,8 @@ def read(path: Path) -> tuple[ov.Model, OnnxGraph]:
         model = core().read_model(path)
     except (RuntimeError, ValueError, OSError, MemoryError) as error:
         raise _unreadable(path, graph, error) from None
+    if len(model.inputs) < len(graph.inputs):
+        model = _with_unused(model, graph)
     if len(model.inputs) != len(graph.inputs) or len(model.outputs) != len(graph.outputs):
         raise UnsupportedModel(
             f"{path.name}: OpenVINO sees {len(model.inputs)} inputs and {len(model.outputs)} outputs, "
@@ -72,6 +87,20 @@ def read(path: Path) -> tuple[ov.Model, OnnxGraph]:
     return model, graph
 
 
+def _with_unused(model: ov.Model, graph: OnnxGraph) -> ov.Model:
+    """OpenVINO drops inputs that nothing computes with; the file's users feed them all the same, in its order."""
+    known = {parameter.get_friendly_name(): parameter for parameter in model.get_parameters()}
+    if not known.keys() <= {spec.name for spec in graph.inputs}:
+        return model
+    for spec in graph.inputs:
+        if spec.name not in known:
+            shape = [-1 if isinstance(dim, str) else dim for dim in spec.shape]
+            known[spec.name] = ops.parameter(shape, type_of(spec), name=spec.name)
+            known[spec.name].output(0).set_names({spec.name})
+    ordered = [known[spec.name] for spec in graph.inputs]
+    return ov.Model(model.get_results(), model.get_sinks(), ordered, model.get_friendly_name())
+
+
 def _check(path: Path, node: OnnxNode, graph: OnnxGraph) -> None:
     for operators, found, what, right in WRONG:
         if node.operator in operators and found(node):
@@ -79,7 +108,13 @@ def _check(path: Path, node: OnnxNode, graph: OnnxGraph) -> None:
                 f"{path.name}: {node.operator} with {what}: OpenVINO {VERSION} computes something else",
                 supported=f"{node.operator} with {right}",
             )
-    fed = {spec.name for spec in graph.inputs}
+    fed = {spec.name: spec for spec in graph.inputs}
+    reduced = fed.get(node.inputs[0]) if node.operator == "ReduceMax" else None
+    if reduced and 0 in reduced.shape and "float" in reduced.dtype:
+        raise UnsupportedModel(
+            f"{path.name}: ReduceMax of nothing: OpenVINO {VERSION} answers a finite number for it",
+            supported="ReduceMax of one element at least",
+        )
     if node.operator == "DFT" and len(node.inputs) > 2 and node.inputs[2] in fed:
         raise UnsupportedModel(
             f"{path.name}: DFT along an axis that is an input of the model: OpenVINO {VERSION} takes the default",
@@ -90,8 +125,7 @@ def _check(path: Path, node: OnnxNode, graph: OnnxGraph) -> None:
 def check_operators(name: str, model: ov.Model) -> None:
     """What is seen only in OpenVINO's own graph. Raises `UnsupportedModel`."""
     for node in model.get_ops():
-        kind = node.get_type_name()
-        if kind == "Tile" and node.input_value(1).get_node().get_type_name() != "Constant":
+        if node.get_type_name() == "Tile" and not _fixed(node.input_value(1).get_node()):
             rank = node.get_input_partial_shape(0).rank
             if rank.is_dynamic or rank.get_length() > 3:
                 raise UnsupportedModel(
@@ -99,13 +133,14 @@ def check_operators(name: str, model: ov.Model) -> None:
                     "memory that was never set",
                     supported="Tile with constant repeats, or over 3 axes",
                 )
-        if kind == "ReduceMax":
-            shape = node.get_input_partial_shape(0)
-            if shape.is_static and 0 in shape.to_shape():
-                raise UnsupportedModel(
-                    f"{name}: ReduceMax of nothing: OpenVINO {VERSION} answers a number for it",
-                    supported="ReduceMax of one element at least",
-                )
+
+
+def _fixed(node: ov.Node) -> bool:
+    """Whether nothing that is fed has a part in this value."""
+    if node.get_type_name() == "Constant":
+        return True
+    inputs = node.input_values()
+    return bool(inputs) and all(_fixed(value.get_node()) for value in inputs)
 
 
 def _unreadable(path: Path, graph: OnnxGraph, error: BaseException) -> EdgecoreError:

@@ -37,7 +37,16 @@ STORED = ("i8", "u8")
 _LARGEST = RangeEstimatorParametersSet.MINMAX
 SUBSET = 300
 """Feeds that are looked at, NNCF's own default."""
-OPTIONS = ("preset", "ranges", "overflow_fix", "fast_bias_correction", "subset_size", "model_type", "ignored_names", "ignored_types")
+OPTIONS = (
+    "preset",
+    "ranges",
+    "overflow_fix",
+    "fast_bias_correction",
+    "subset_size",
+    "model_type",
+    "ignored_names",
+    "ignored_types",
+)
 NNCF_FAULTS = (nncf.ValidationError, nncf.UnsupportedModelError, nncf.InternalError, RuntimeError, ValueError)
 Feeds = Mapping[str, NDArray[Any]]
 

@@ -29,11 +29,13 @@ from edgecore.contract import (
     check_feeds,
 )
 from edgecore_openvino import blob, onnx_model, runtime
+from edgecore_openvino.devices import check_device
 from edgecore_openvino.elements import to_array, to_tensor
 from edgecore_openvino.interface import Specs, from_source, stated
 from edgecore_openvino.placement import assignment, placement_of
 
-NARROWED = ("int64", "uint64", "uint32", "float64")
+INTEGERS = ("int64", "uint64", "uint32")
+NARROWED = (*INTEGERS, "float64")
 """Types that are computed in 32 bits."""
 LOWEST, HIGHEST = -(1 << 31), (1 << 31) - 1
 OVERFLOWN = float(np.finfo(np.float32).max)
@@ -43,20 +45,22 @@ OVERFLOWN = float(np.finfo(np.float32).max)
 def open_session(artifact: Artifact, device: str, threads: int | None, options: Mapping[str, Value]) -> TensorSession:
     """Reads and compiles. Raises as `runtime.read_model`, `onnx_model.read` and `runtime.compile_model`."""
     path = artifact.model
+    rounded = options.get("float64") == "float32"
     if path.suffix == ".blob":
         compiled, inputs, outputs = blob.load(artifact, device, runtime.properties(device, threads, {}))
-        return OpenVinoSession(compiled, inputs, outputs)
+        return OpenVinoSession(compiled, inputs, outputs, rounded=rounded)
     model, inputs, outputs = load(path)
-    if device == "npu" and any(isinstance(dim, str) for spec in inputs for dim in spec.shape):
-        raise UnsupportedModel(
-            f"{path.name}: the NPU takes fixed shapes only, and an input is {inputs[0].name}: {list(inputs[0].shape)}",
-            supported="a conversion with fixed shapes",
-            hint="edgecore convert MODEL.onnx --backend openvino --shape INPUT=1,3,224,224",
-        )
     properties = runtime.properties(device, threads, _own(artifact, device, options))
+    check_device(device, properties)
+    if device == "npu" and (free := next((s for s in inputs if any(isinstance(d, str) for d in s.shape)), None)):
+        raise UnsupportedModel(
+            f"{path.name}: the NPU takes fixed shapes only, and input {free.name!r} is {list(free.shape)}",
+            supported="a conversion with fixed shapes",
+            hint=f"edgecore convert MODEL.onnx --backend openvino --shape {free.name}=1,3,224,224",
+        )
     compiled = runtime.compile_model(model, device, properties)
     placed = assignment(model, properties) if device == "hetero" else None
-    return OpenVinoSession(compiled, inputs, outputs, placed)
+    return OpenVinoSession(compiled, inputs, outputs, placed, rounded)
 
 
 def load(path: Path) -> tuple[ov.Model, Specs, Specs]:
@@ -73,23 +77,30 @@ def load(path: Path) -> tuple[ov.Model, Specs, Specs]:
 
 def _own(artifact: Artifact, device: str, options: Mapping[str, Value]) -> dict[str, Value]:
     """Options of a tensor model: there is no KV cache, and what was made in f32 is computed in it."""
-    found = {name: value for name, value in options.items() if name != "kv_cache"}
+    found = {name: value for name, value in options.items() if name not in ("kv_cache", "float64")}
     if artifact.precision == "f32" and device in ("cpu", "gpu") and found.get("inference_precision") == "device":
         found["inference_precision"] = "f32"
     return found
 
 
 class OpenVinoSession(TensorSession):
-    """A compiled model with one request."""
+    """A compiled model with one request. `assigned` is what `placement.assignment` answered; `rounded` takes any float64
+    and computes it in float32."""
 
     def __init__(
-        self, compiled: ov.CompiledModel, inputs: Specs, outputs: Specs, assigned: Mapping[str, str] | None = None
+        self,
+        compiled: ov.CompiledModel,
+        inputs: Specs,
+        outputs: Specs,
+        assigned: Mapping[str, str] | None = None,
+        rounded: bool = False,
     ) -> None:
         self._compiled: ov.CompiledModel | None = compiled
         self._request = compiled.create_infer_request()
         self._stateful = bool(self._request.query_state())
         self._inputs, self._outputs, self._assigned = inputs, outputs, assigned
         self._placement = Placement()
+        self._narrowed = INTEGERS if rounded else NARROWED
         self._lock = Lock()
 
     @property
@@ -117,7 +128,7 @@ class OpenVinoSession(TensorSession):
     def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         check_feeds(self._inputs, feeds)
         # Kept until the request has run: it holds no reference to the memory.
-        tensors = [_tensor(spec, feeds[spec.name]) for spec in self._inputs]
+        tensors = [self._tensor(spec, feeds[spec.name]) for spec in self._inputs]
         with self._lock:
             if self._compiled is None:
                 raise BadRequest("the session is closed")
@@ -138,18 +149,17 @@ class OpenVinoSession(TensorSession):
         with self._lock:
             self._compiled = self._request = None
 
+    def _tensor(self, spec: TensorSpec, feed: NDArray[Any]) -> ov.Tensor:
+        if spec.dtype in self._narrowed and feed.size:
+            _check_narrowed(spec, feed)
+        return to_tensor(feed, spec.dtype)
+
     def _failure(self, error: BaseException) -> EdgecoreError:
         if isinstance(error, MemoryError) or "bad_alloc" in str(error):
             return DoesNotFit(f"the model ran out of memory: {runtime.last_line(error)}", hint="smaller inputs")
         if any(isinstance(dim, str) for spec in self._inputs for dim in spec.shape):
             return BadRequest(f"these inputs do not go together: {runtime.last_line(error)}")
         return UnsupportedModel(f"OpenVINO does not compute the model: {runtime.last_line(error)}")
-
-
-def _tensor(spec: TensorSpec, feed: NDArray[Any]) -> ov.Tensor:
-    if spec.dtype in NARROWED and feed.size:
-        _check_narrowed(spec, feed)
-    return to_tensor(feed, spec.dtype)
 
 
 def _check_narrowed(spec: TensorSpec, feed: NDArray[Any]) -> None:
@@ -168,7 +178,7 @@ def _check_narrowed(spec: TensorSpec, feed: NDArray[Any]) -> None:
     if not held.all():
         raise CannotDo(
             f"input {spec.name!r} holds {float(feed[~held].flat[0])!r}, and OpenVINO computes float64 in float32",
-            supported="numbers that float32 holds, or a model in float32",
+            supported="numbers that float32 holds, a model in float32, or -O float64=float32, which rounds",
         )
 
 

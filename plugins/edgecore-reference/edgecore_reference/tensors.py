@@ -140,10 +140,15 @@ def specs(values: Any, weights: set[str] | frozenset[str] = frozenset()) -> Iter
             raise UnsupportedModel(f"{value.name!r} is no tensor", supported="tensors as inputs and outputs")
         tensor = value.type.tensor_type
         shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
+            dim.dim_value if _known(dim) else dim.dim_param.strip("?") or f"{value.name}_{axis}"
             for axis, dim in enumerate(tensor.shape.dim)
         )
         yield TensorSpec(value.name, type_name(tensor.elem_type), shape)
+
+
+def _known(dim: Any) -> bool:
+    """Exporters write -1, and `?` as a name, for a size that they do not know."""
+    return bool(dim.HasField("dim_value") and dim.dim_value >= 0)
 
 
 def fix_shapes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -151,8 +156,8 @@ def fix_shapes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) ->
     sizes = fixed_sizes(specs(graph.input), shapes)
     for value in (*graph.input, *graph.output, *graph.value_info):
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            symbol = dim.dim_param or f"{value.name}_{axis}"
-            if symbol in sizes and not dim.HasField("dim_value"):
+            symbol = dim.dim_param.strip("?") or f"{value.name}_{axis}"
+            if symbol in sizes and not _known(dim):
                 dim.dim_value = sizes[symbol]
 
 
