@@ -32,7 +32,7 @@ TEMPLATE = "chat_template.jinja"
 CONFIG, GENERATION = "config.json", "generation_config.json"
 OPENVINO_TOKENIZER = tuple(f"{stem}.{end}" for stem in (TOKENIZER, DETOKENIZER) for end in ("xml", "bin"))
 CONFIGS = (CONFIG, GENERATION, "openvino_config.json")
-NOT_FOR_GENAI = "without openvino_tokenizer.xml openvino_genai does not load the folder; edgecore's own tokenizer does"
+NOT_FOR_GENAI = "without openvino_tokenizer.xml openvino_genai does not load the folder"
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
 """How a config.json says the trained context; the later names are those of GPT-2, MPT, ChatGLM, GPT-J."""
 
@@ -66,7 +66,7 @@ def write_beside(model: Checkpoint, out: Path) -> tuple[list[PayloadFile], list[
         notes = tokenizer_ir.write(tokenizer, out, (TOKENIZER, DETOKENIZER), model.decoder.context_length)
         names += OPENVINO_TOKENIZER
     except tokenizer_ir.NotExpressible as why:
-        notes = [f"no tokenizer for openvino_genai, which would give other ids ({why}): {NOT_FOR_GENAI}"]
+        notes = [f"no tokenizer for openvino_genai, which would give other ids ({why}): {NOT_FOR_GENAI}; edgecore does"]
     return payload(names), notes
 
 
