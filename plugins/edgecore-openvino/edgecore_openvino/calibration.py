@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgecore.checkpoint import Tokenizer
 from edgecore.contract import BadRequest
 
-SAMPLES = 64
+SAMPLES = 32
 LENGTH = 256
 LEAST = 32
 """Tokens of a text that is worth a measurement at all."""
