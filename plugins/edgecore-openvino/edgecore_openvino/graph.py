@@ -17,7 +17,7 @@ from openvino import opset13 as ops
 
 from edgecore.checkpoint import Activation, Decoder
 from edgecore_openvino.attention import Attention, soft_capped
-from edgecore_openvino.nodes import f32, i64
+from edgecore_openvino.nodes import f32, i64, name_the_rest
 from edgecore_openvino.rope import Turns, rotate, turns_of
 
 TYPES = {"f32": Type.f32, "f16": Type.f16, "bf16": Type.bf16}
@@ -59,7 +59,7 @@ class _Graph:
         logits.output(0).set_names({"logits"})
         result = ops.result(logits)
         model = Model([result], attention.assigns, self._parameters, d.family)
-        _name_the_rest(model)
+        name_the_rest(model)
         return model
 
     def _attention(self, at: str, layer: int, x: Node, attention: Attention, turns: Turns) -> Node:
@@ -150,10 +150,3 @@ def _activated(x: Node, activation: Activation) -> Node:
 def _named(node: Node, name: str) -> Node:
     node.set_friendly_name(name)
     return node
-
-
-def _name_the_rest(model: Model) -> None:
-    """Names that OpenVINO makes up count on from one model to the next: the same model would not give the same file."""
-    for number, node in enumerate(model.get_ordered_ops()):
-        if node.get_friendly_name() == node.get_name():
-            node.set_friendly_name(f"{node.get_type_name()}_{number}")

@@ -1,4 +1,4 @@
-"""A language model's IR in OpenVINO: one request, its inputs allocated once, its KV cache in the plugin's state.
+"""A language model's IR in OpenVINO: one request, its inputs allocated once, its KV cache as cache.py keeps it.
 
 Not edgecore's contract yet: session.py makes a `TextSession` of it, benchmark.py a native loop.
 
@@ -20,9 +20,9 @@ from openvino import opset13 as ops
 
 from edgecore.contract import BadRequest, DoesNotFit, EdgecoreError, Placement, UnsupportedModel, usable_memory
 from edgecore_openvino import runtime
+from edgecore_openvino.cache import Cache, Ids, Inputs, Pages, State, paged
 from edgecore_openvino.placement import assignment, placement_of
 
-Ids = NDArray[np.int64]
 CHUNK = 512
 """Tokens computed at once: bounds the memory of a prefill, and how long one goes on after it was cancelled."""
 LAST = "edgecore_last"
@@ -38,15 +38,21 @@ class Network:
     length:     tokens that fit.
     long_after: longrope's original context, 0 without: the cached keys of a longer sequence are turned otherwise, and
                 the graph decides by the largest position of a call.
+    in_pages:   whether the cache may lie in pages (cache.py); only a CPU's does.
     """
 
-    def __init__(self, xml: Path, device: str, properties: Mapping[str, Any], length: int, long_after: int = 0) -> None:
+    def __init__(
+        self, xml: Path, device: str, properties: Mapping[str, Any], length: int, long_after: int = 0, *,
+        in_pages: bool = True,
+    ) -> None:  # fmt: skip
         """Raises as `runtime.read_model` and `compile_model`; `UnsupportedModel` for a graph without KV cache,
         `DoesNotFit` for a cache larger than the machine."""
         model = runtime.read_model(xml)
         _check(model, xml)
         _check_room(model, length, str(properties.get("KV_CACHE_PRECISION", "f16")))
-        self.sliced = slice_hidden(model)
+        pages = paged(model) if in_pages and device == "cpu" else None
+        model = pages or model
+        self.sliced = slice_hidden(model, axis=0 if pages else 1)
         self.compiled = runtime.compile_model(model, device, properties)
         self._assigned = assignment(model, properties) if device == "hetero" else None
         self._placement = Placement()
@@ -54,16 +60,10 @@ class Network:
         self.vocab_size = _vocabulary(self.compiled)
         self._length = length
         self._long_after = long_after
-        self._buffers: dict[str, NDArray[Any]] = {
-            "input_ids": np.zeros((1, CHUNK + 1), np.int64),
-            "attention_mask": np.ones((1, length + 1), np.int64),
-            "position_ids": np.arange(length + 1, dtype=np.int64)[None],
-            "beam_idx": np.zeros(1, np.int32),
-            LAST: np.full(1, -1, np.int64),
-        }
-        self._names = {name for port in self.compiled.inputs for name in port.names} & set(self._buffers)
-        for name in self._names & {"beam_idx", LAST}:
-            self._give(name, self._buffers[name])
+        self._inputs = Inputs(self._request, self.compiled)
+        self._cache: Cache = (
+            Pages(self._request, self._inputs, self.compiled) if pages else State(self._request, self._inputs)
+        )
         self.filled = 0
         self._long = False
         self._sound = True
@@ -84,7 +84,9 @@ class Network:
     def usable(self, count: int, total: int) -> int:
         """How many of the first `count` positions in the cache serve a sequence of `total` tokens; none where longrope
         turns that one otherwise (as edgecore's oracle, and transformers)."""
-        return min(count, self.filled) if self._sound and self._long == self._is_long(total) else 0
+        if not self._sound or self._long != self._is_long(total):
+            return 0
+        return self.filled if count >= self.filled else self._cache.whole(count)
 
     def append(self, ids: Ids, keep: int, chunk: int = CHUNK) -> NDArray[np.float32]:
         """Forgets all but the first `keep` positions, appends `ids`; a view of the last one's logits, (vocab,), valid
@@ -100,23 +102,18 @@ class Network:
     def run(self, ids: Ids, rows: int, total: int) -> NDArray[np.float32]:
         """Appends at most `CHUNK` tokens of a sequence that is to have `total`; a view of the logits of at least the
         last `rows`, (n, vocab), valid until the next call."""
-        count, end = len(ids), self.filled + len(ids)
+        end = self.filled + len(ids)
         decoy = self._is_long(total) and end <= self._long_after
         """One token more, as if it stood where the long sequence begins: attention is causal, so nothing sees it but
         the graph's choice of frequencies. It is forgotten at once."""
-        buffers, given = self._buffers, count + decoy
-        buffers["input_ids"][0, :count] = ids
-        positions = buffers["position_ids"][:, self.filled : end]
+        positions = np.arange(self.filled, end, dtype=np.int64)
         if decoy:
-            buffers["input_ids"][0, count] = 0
-            positions = np.append(positions, [[self._long_after]], axis=1)
-        buffers[LAST][0] = -(rows + decoy)
-        self._sound = False
-        self._give("input_ids", buffers["input_ids"][:, :given])
-        self._give("position_ids", positions)
-        self._give("attention_mask", buffers["attention_mask"][:, : end + decoy])
+            ids, positions = np.append(ids, 0), np.append(positions, self._long_after)
+        request, self._sound = self._open, False
+        self._cache.give(ids, positions, self.filled)
+        self._inputs.give(LAST, [-(rows + decoy)], np.int64)
         self._infer()
-        logits: NDArray[np.float32] = self._request.get_output_tensor(0).data[0]
+        logits: NDArray[np.float32] = request.get_output_tensor(0).data.reshape(-1, self.vocab_size)
         self.filled, self._sound = end, True
         if decoy:
             logits = logits[:-1].copy()
@@ -125,29 +122,21 @@ class Network:
 
     def truncate(self, count: int) -> None:
         """Forgets all but the first `count` positions, which are in the cache."""
-        if count == 0:
-            self.clear()
-        elif count < self.filled:
+        if count == 0 or count < self.filled:
             self._cut(count)
 
     def clear(self) -> None:
-        self._open.reset_state()
-        self.filled, self._sound, self._long = 0, True, False
+        self.truncate(0)
+        self._long = False
 
     def _cut(self, count: int) -> None:
-        """The state's tensors are (batch, heads, positions, head_dim). What is handed over is contiguous: of a view
-        into a larger tensor the CPU plugin reads the wrong bytes when it stores 8 bits."""
+        _ = self._open
         self._sound = False
-        for state in self._open.query_state():
-            state.state = ov.Tensor(np.ascontiguousarray(state.state.data[:, :, :count]))
+        self._cache.cut(count)
         self.filled, self._sound = count, True
 
     def _is_long(self, total: int) -> bool:
         return 0 < self._long_after < total
-
-    def _give(self, name: str, array: NDArray[Any]) -> None:
-        if name in self._names:
-            self._open.set_tensor(name, ov.Tensor(array, shared_memory=True))
 
     def _infer(self) -> None:
         try:
@@ -178,9 +167,9 @@ class Network:
         self.compiled = None
 
 
-def slice_hidden(model: ov.Model) -> bool:
-    """Cuts what enters the head's product to the last positions, by the new input `LAST`. False, and the model as it
-    was, where the product is not found."""
+def slice_hidden(model: ov.Model, axis: int = 1) -> bool:
+    """Cuts what enters the head's product to the last positions, by the new input `LAST`; they run along `axis`.
+    False, and the model as it was, where the product is not found."""
     node = model.get_results()[0].input_value(0).get_node()
     while node.get_type_name() in _PASSED:
         node = node.input_value(0).get_node()
@@ -189,8 +178,9 @@ def slice_hidden(model: ov.Model) -> bool:
     last = ops.parameter([1], np.int64, name=LAST)
     last.output(0).set_names({LAST})
     end = ops.constant(np.array([np.iinfo(np.int64).max]))
-    one = ops.constant(np.array([1], np.int64))
-    node.input(0).replace_source_output(ops.slice(node.input_value(0), last, end, one, one).output(0))
+    one, along = ops.constant(np.array([1], np.int64)), ops.constant(np.array([axis], np.int64))
+    cut = ops.slice(node.input_value(0), last, end, one, along)
+    node.input(0).replace_source_output(cut.output(0))
     model.add_parameters([last])
     model.validate_nodes_and_infer_types()
     return True

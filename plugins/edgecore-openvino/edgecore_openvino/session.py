@@ -56,7 +56,8 @@ def open_network(
     if "CACHE_DIR" in properties:
         # Without weights in it a blob is small; the runtime reads them from where it is told, or misses its own cache.
         properties |= {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(xml.with_suffix(".bin"))}
-    network = Network(xml, device, properties, length, folder.longrope_context(xml.parent))
+    in_pages = options["attention_backend"] == "paged"
+    network = Network(xml, device, properties, length, folder.longrope_context(xml.parent), in_pages=in_pages)
     stated = runtime.stated(network.compiled)
     return Opened(network, xml.parent, length, {**stated, "context": str(length)})
 

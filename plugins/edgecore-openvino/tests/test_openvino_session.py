@@ -256,7 +256,7 @@ def test_a_compiled_model_is_kept_without_its_weights_and_never_taken_for_anothe
     other = Artifact(tmp_path / "out", "openvino", "text", "openvino-genai", "f16", made.files, id="other")
 
     def answer(artifact: Artifact, cached: bool, found: bool = False) -> np.ndarray:
-        with openvino.run(artifact, 64, compile_cache=cached) as session:
+        with openvino.run(artifact, 64, compile_cache=cached, attention_backend="stateful") as session:
             logits = session.context().prefill([5, 6, 7])
             assert session.context().network.compiled.get_property("LOADED_FROM_CACHE") == found
         return logits
