@@ -6,8 +6,8 @@
 FOLDER is what `optimum-cli export openvino --weight-format int4 --group-size 64` made of the same model; without it
 it is made here, of the neutral model's Hugging Face folder. Ours is `quantize` with its defaults and a calibration
 text. Both are scored on three texts of different kinds, of which calibration has seen nothing, in windows of 512 tokens
-given 64 at a time, so that the KV cache is read as in generation. The reference is the model in F16, in float32 with a KV
-cache of float32. Each candidate is scored with exact kernels (float32 throughout: what the file lost) and with those
+given 64 at a time, so that the KV cache is read as in generation. The reference is the model in F16, in float32 with a
+KV cache of float32. Each candidate is scored with exact kernels (float32 throughout: what the file lost) and with those
 that the device takes on its own and the KV cache that sessions have (what a user gets).
 
 Goal: at most 0.8 of the KL, at no more bytes of openvino_model.xml and .bin. Ends with 1 where it is missed.
