@@ -20,15 +20,18 @@ from edgecore.contract import (
     ConvertLimits,
     DoesNotFit,
     Made,
+    ModelNotFound,
     Progress,
     UnsupportedModel,
     UnsupportedPrecision,
     Value,
     hookimpl,
 )
-from edgecore_openvino import folder
+from edgecore_openvino import folder, tokenizer_ir
 
 FORMAT = "openvino-genai"
+UNLIMITED = 1 << 30
+"""Tokens that a text keeps where a config names no trained context and a caller of GenAI asks for truncation."""
 WEIGHTS = {"f32": ("fp32", 4), "f16": ("fp16", 2)}
 """Its word for a precision, and bytes a weight for the progress bar."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -62,9 +65,10 @@ def edgecore_convert(
     run([*command, "--weight-format", word, "--model", str(source), str(out)], out, stored * size // 2, progress)
     if not (out / folder.MODEL).is_file():
         raise UnsupportedModel(f"{source}: optimum-intel made no {folder.MODEL} of it: it is not one language model")
+    notes = _tokenizer(out)
     return Made(
         files=tuple(folder.payload(sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()))),
-        notes=("made by optimum-intel", *_missing(out)),
+        notes=("made by optimum-intel", *notes),
         tools={name: version(name) for name in ("optimum-intel", "torch", "transformers", "openvino")},
     )
 
@@ -105,7 +109,12 @@ def _size(out: Path) -> int:
     return total
 
 
-def _missing(out: Path) -> list[str]:
-    if (out / f"{folder.TOKENIZER}.xml").is_file():
-        return []
-    return [f"optimum-intel made no tokenizer: {folder.NOT_FOR_GENAI}"]
+def _tokenizer(out: Path) -> list[str]:
+    """Ours in the place of its own wherever ours can be made: of SmolLM2's 2,506 hard lines its own gets 164 wrong."""
+    try:
+        stems, longest = (folder.TOKENIZER, folder.DETOKENIZER), folder.trained_context(out) or UNLIMITED
+        return tokenizer_ir.write(folder.open_tokenizer(out), out, stems, longest)
+    except (tokenizer_ir.NotExpressible, UnsupportedModel, ModelNotFound) as why:
+        if (out / f"{folder.TOKENIZER}.xml").is_file():
+            return [f"the tokenizer is optimum-intel's and was not compared with edgecore's: {why}"]
+        return [f"optimum-intel made no tokenizer: {folder.NOT_FOR_GENAI}"]

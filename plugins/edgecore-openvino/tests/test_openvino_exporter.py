@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -69,3 +70,15 @@ def test_the_command_that_others_advise_is_the_one_that_makes_its_environment(ma
     (known,) = [e for e in exporters() if e.name == manifest.exporter.name]
     assert known.install == "edgecore plugin install openvino --export"
     assert f"optimum-intel=={known.version}" in manifest.exporter.requires
+
+
+def test_genais_tokenizer_is_ours_where_ours_can_be_made(tiny: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny / name, tmp_path / name)
+    (tmp_path / "openvino_tokenizer.xml").write_text("another's")
+    assert exporter._tokenizer(tmp_path) == []
+    assert (tmp_path / "openvino_tokenizer.xml").read_text() != "another's"
+    (tmp_path / "tokenizer.json").unlink()
+    assert "was not compared" in exporter._tokenizer(tmp_path)[0]
+    (tmp_path / "openvino_tokenizer.xml").unlink()
+    assert "made no tokenizer" in exporter._tokenizer(tmp_path)[0]
