@@ -33,8 +33,11 @@ def probe() -> Probe:
     found = available()
     devices = []
     for name in NAMES:
-        called = ", ".join(f"{full}: {_property(full, 'FULL_DEVICE_NAME')}" for full in found if unit(full) == name)
-        devices.append(ProbedDevice(name, bool(called), called, "" if called else missing(name)))
+        here = [full for full in found if unit(full) == name]
+        called = [_property(full, "FULL_DEVICE_NAME") for full in here]
+        if len(here) > 1:
+            called = [f"{full.lower()} {text}" for full, text in zip(here, called, strict=True)]
+        devices.append(ProbedDevice(name, bool(here), ", ".join(called), "" if here else missing(name)))
     several = ", ".join(name.lower() for name in found)
     devices += [ProbedDevice(name, available=bool(found), description=f"over {several}") for name in COMBINED]
     features = {f"{full} {what}": text for full in found for what in _DESCRIBED if (text := _property(full, what))}

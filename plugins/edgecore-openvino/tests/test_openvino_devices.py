@@ -21,7 +21,7 @@ def test_probe_speaks_of_every_device_of_the_manifest(manifest: Manifest) -> Non
     found = {device.name: device for device in devices.probe().devices}
     assert sorted(found) == sorted(device.name for device in manifest.devices)
     assert found["cpu"].available
-    assert found["cpu"].description.startswith("CPU: ")
+    assert found["cpu"].description == runtime.core().get_property("CPU", "FULL_DEVICE_NAME")
     for name, device in found.items():
         assert device.available or device.reason, f"{name} is not here, and nobody says why"
 
