@@ -43,7 +43,7 @@ from edgecore_openvino.folder import MODEL, WEIGHTS, open_tokenizer
 from edgecore_openvino.runtime import compile_model, core, read_model
 
 GOAL = 0.8
-WINDOW, CHUNK, MOST = 512, 64, 2560
+WINDOW, CHUNK, MOST = 512, 64, 1536
 """Tokens: scored together, given at once, taken of a text."""
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 OWN = {"KV_CACHE_PRECISION": "f16"}

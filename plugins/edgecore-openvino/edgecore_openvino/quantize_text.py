@@ -12,11 +12,11 @@ import nncf
 import openvino as ov
 from nncf.quantization.advanced_parameters import GroupSizeFallbackMode
 
-from edgecore.contract import Artifact, Fallback, Made, Progress, UnsupportedModel, Value
+from edgecore.contract import Artifact, Fallback, Made, Progress, UnsupportedModel, Value, check_room, full_disk
 from edgecore_openvino import calibration as text
 from edgecore_openvino.folder import MODEL, WEIGHTS, copy_beside, model_file, open_tokenizer, payload
 from edgecore_openvino.four_bits import in_four_bits
-from edgecore_openvino.recipe import LEAST_GROUP, Recipe, recipe
+from edgecore_openvino.recipe import FIXED, LEAST_GROUP, Recipe, recipe
 from edgecore_openvino.runtime import read_model
 from edgecore_openvino.watching import watched
 from edgecore_openvino.weights import Weight, find, in_layer, measure
@@ -24,6 +24,7 @@ from edgecore_openvino.weights import Weight, find, in_layer, measure
 FLOATS = ("f32", "f16", "bf16")
 STORED = {
     "int8_asym": "u8", "int8_sym": "i8", "int4_asym": "u4", "int4_sym": "i4", "nf4": "nf4", "mxfp4": "f4e2m1",
+    "nvfp4": "f4e2m1",
 }  # fmt: skip
 """NNCF's mode to the element type that an IR has for it."""
 
@@ -50,16 +51,25 @@ def quantize(
         with watched(progress):
             model = _compressed(model, rest, feeding)
     progress(0, 1, "writing")
-    ov.save_model(model, out / MODEL, compress_to_fp16=False)
+    _save(model, out)
     beside = [file for file in copy_beside(source.parent, out) if file.path != "openvino_config.json"]
     (out / "openvino_config.json").unlink(missing_ok=True)  # what optimum says of its own quantization
     progress(1, 1, "writing")
     return Made(
         files=(*payload([MODEL, WEIGHTS]), *beside),
         weights=measure(out / MODEL, _fallbacks(out / MODEL, wanted)),
-        notes=tuple(_notes(wanted, feeding)),
+        notes=tuple(_notes(wanted, feeding, calibration)),
         tools={"nncf": version("nncf")},
     )
+
+
+def _save(model: ov.Model, out: Path) -> None:
+    with full_disk(out):
+        try:
+            ov.save_model(model, out / MODEL, compress_to_fp16=False)
+        except RuntimeError:
+            check_room(out / WEIGHTS)
+            raise
 
 
 def _check_source(file: Path) -> None:
@@ -89,7 +99,7 @@ def _compressed(model: ov.Model, wanted: Recipe, feeding: text.Feeding | None) -
     if wanted.mode.startswith("int8"):
         return nncf.compress_weights(model, mode=mode)
     feeding = feeding if _looks(wanted) else None
-    count, microscaling = len(feeding) if feeding else 1, wanted.mode.startswith("mx")
+    count, microscaling = len(feeding) if feeding else 1, wanted.mode in ("mxfp4", "nvfp4")
     return nncf.compress_weights(
         model,
         mode=mode,
@@ -112,12 +122,13 @@ def _compressed(model: ov.Model, wanted: Recipe, feeding: text.Feeding | None) -
 
 def _fallbacks(file: Path, wanted: Recipe) -> Iterator[Fallback]:
     """Matrices of the layers that have another type, or smaller groups, than the recipe plans for."""
+    least = wanted.group_size if "group_size" in FIXED.get(wanted.mode, ()) else LEAST_GROUP
     planned = {STORED[wanted.mode]} | ({STORED.get(wanted.backup, "f16")} if wanted.ratio < 1 else set())
     for weight in filter(in_layer, find(file).values()):
         shape = list(weight.stored.get_output_shape(0))
         columns, group = math.prod(shape[1:]), shape[-1]
         if _type(weight) not in planned:
-            reason = f"rows of {columns} cannot be cut into equal groups of {LEAST_GROUP} or more"
+            reason = f"rows of {columns} cannot be cut into equal groups of {least} or more"
             yield Fallback(weight.name, _type(weight), reason)
         elif len(shape) == 3 and group != wanted.group_size:
             reason = f"rows of {columns} cannot be cut into groups of {wanted.group_size}"
@@ -128,9 +139,9 @@ def _type(weight: Weight) -> str:
     return str(weight.stored.get_output_element_type(0).get_type_name())
 
 
-def _notes(wanted: Recipe, feeding: text.Feeding | None) -> list[str]:
+def _notes(wanted: Recipe, feeding: text.Feeding | None, calibration: Path | None) -> list[str]:
     if feeding is None:
-        return []
+        return ["the calibration text was not used: nothing in the recipe looks at activations"] if calibration else []
     used = [name for name in ("gptq", "awq", "scale_estimation") if getattr(wanted, name)]
     pieces = feeding.pieces
     how = " and ".join(used) or "the choice of sensitive matrices"

@@ -10,6 +10,9 @@ from edgecore.contract import BadRequest, UnsupportedPrecision, Value
 
 METHODS = ("awq", "scale_estimation", "gptq")
 """Methods that look at activations: NNCF's first two, of which AWQ can do without, and gptq.py."""
+CALIBRATION = ("calibration_samples", "calibration_length")
+OPTIONS = ("group_size", "ratio", "backup", "all_layers", *METHODS, *CALIBRATION)
+"""Those of quantize that are for text models."""
 LEAST_GROUP = 16
 """Smaller groups cost more bits in scales than they save, and kernels do not know them."""
 
@@ -44,6 +47,7 @@ RECIPES: Mapping[str, Recipe] = {
     "int4_sym": Recipe("int4_sym", 64),
     "nf4": Recipe("nf4", 64),
     "mxfp4": Recipe("mxfp4", 32),
+    "nvfp4": Recipe("nvfp4", 16),
 }
 WITH_TEXT = ("int4_asym", "int4_sym")
 """Precisions for which a calibration text means GPTQ, where the user does not choose otherwise."""
@@ -52,6 +56,7 @@ FIXED: Mapping[str, tuple[str, ...]] = {
     "int8_sym": ("group_size", "ratio", "backup", "all_layers", *METHODS),
     "nf4": ("gptq",),
     "mxfp4": ("group_size", *METHODS),
+    "nvfp4": ("group_size", *METHODS),
 }
 """Options that a precision does not have."""
 
@@ -60,6 +65,8 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> R
     """The recipe of `precision` with the user's options. Raises `UnsupportedPrecision`, `BadRequest`."""
     if precision not in RECIPES:
         raise UnsupportedPrecision(f"quantize does not make {precision!r}", supported=", ".join(RECIPES))
+    if other := options.keys() - set(OPTIONS):
+        raise BadRequest(f"option {min(other)} is for tensor models", supported=", ".join(OPTIONS))
     chosen: dict[str, Any] = {n: v for n, v in options.items() if n in Recipe.__slots__}
     if fixed := [name for name in chosen if name in FIXED.get(precision, ())]:
         free = [name for name in Recipe.__slots__ if name not in ("mode", *FIXED[precision])]

@@ -35,7 +35,7 @@ from support.tiny import TEXT, tiny_llama
 
 BITS = {
     "int8_asym": 8 + 24 / 256, "int8_sym": 8 + 16 / 256, "int4_asym": 4 + 20 / 64, "int4_sym": 4 + 16 / 64,
-    "nf4": 4 + 16 / 64, "mxfp4": 4 + 8 / 32,
+    "nf4": 4 + 16 / 64, "mxfp4": 4 + 8 / 32, "nvfp4": 4 + 8 / 16,
 }  # fmt: skip
 """Of the layers' matrices: a scale of 16 bits a group, with a zero point of the type, or an exponent of 8."""
 SHORT = {"calibration_samples": 6, "calibration_length": 64}
@@ -182,6 +182,12 @@ def test_a_calibration_text_means_gptq(precision: str, quantize: Quantize, text:
     assert types(made)["model.embed_tokens.weight"] == "u8"
 
 
+def test_a_text_that_nothing_looks_at_is_said_to_be_unused(quantize: Quantize, text: Path, small: Artifact) -> None:
+    made, answer = quantize("int4_asym", small, calibration=text, gptq=False)
+    assert error(matrices(made), matrices(quantize("int4_asym", small)[0])) == 0
+    assert answer.notes == ("the calibration text was not used: nothing in the recipe looks at activations",)
+
+
 def test_layers_that_do_not_fit_in_memory_at_once_are_done_in_turns(
     quantize: Quantize, text: Path, small: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +263,7 @@ def test_microscaling_leaves_rows_that_do_not_divide_as_they_were(quantize: Quan
         ("int8_sym", {"group_size": 64}, "int8_sym has no option group_size"),
         ("mxfp4", {"awq": True}, "ratio, backup, all_layers"),
         ("nf4", {"gptq": True}, "nf4 has no option gptq"),
+        ("int8_asym", {"preset": "mixed"}, "option preset is for tensor models"),
     ],
 )
 def test_what_makes_no_sense_is_refused(precision: str, given: dict[str, Any], said: str, quantize: Quantize) -> None:
