@@ -1,6 +1,6 @@
 """Where the work ran, by the runtime's own words: operators that it executed, and the time each took.
 
-Profiling costs a tenth of a microsecond an operator on a CPU and more elsewhere, so it is an option (`profile`);
+Profiling costs a tenth of a microsecond an operator on a CPU and more elsewhere, so it is an option (`perf_count`);
 without it the runtime's assignment is what is known.
 """
 

@@ -113,7 +113,7 @@ def properties(device: str, threads: int | None, options: Mapping[str, Value]) -
         found["PERFORMANCE_HINT"] = hint.upper()
     if options.get("compile_cache", True):
         found["CACHE_DIR"] = str(_compile_cache())
-    if options.get("profile", device == "hetero"):
+    if options.get("perf_count", device == "hetero"):
         found["PERF_COUNT"] = True
     if number := str(options.get("device_id", "")):
         if device != "gpu":

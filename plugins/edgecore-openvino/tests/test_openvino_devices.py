@@ -119,7 +119,7 @@ def test_options_become_properties_and_what_is_left_to_the_device_is_not_set(man
         kv_cache="u8",
         dynamic_quantization_group_size=0,
         performance_hint="none",
-        profile=True,
+        perf_count=True,
     )
     assert given["INFERENCE_PRECISION_HINT"] == "f32"
     assert given["KV_CACHE_PRECISION"] == "u8"

@@ -38,7 +38,7 @@ for name, device, priorities, split in (
     for node in model.get_ops() if split else ():
         mine = split is True and node.get_type_name() == "Relu"
         node.get_rt_info()["affinity"] = "OTHERCPU" if mine else "CPU"
-    given = runtime.properties(device, 1, {"priorities": priorities, "compile_cache": False, "profile": True})
+    given = runtime.properties(device, 1, {"priorities": priorities, "compile_cache": False, "perf_count": True})
     try:
         compiled = runtime.compile_model(model, device, given)
     except EdgecoreError as error:
@@ -72,7 +72,7 @@ def opened(ir: Path, device: str, **options: Any) -> tuple[ov.CompiledModel, Any
 
 @pytest.mark.parametrize("device", ["cpu", "auto", "hetero"])
 def test_without_a_profile_the_runtimes_assignment_is_what_is_known(ir: Path, device: str) -> None:
-    compiled, model, given = opened(ir, device, profile=False)
+    compiled, model, given = opened(ir, device, perf_count=False)
     request = compiled.create_infer_request()
     request.infer({0: np.ones((4, 8), np.float32)})
     found = placement_of(compiled, request, assignment(model, given) if device == "hetero" else None)
@@ -84,7 +84,7 @@ def test_without_a_profile_the_runtimes_assignment_is_what_is_known(ir: Path, de
 
 @pytest.mark.parametrize("device", ["cpu", "auto", "hetero"])
 def test_a_profile_counts_operators_and_their_time(ir: Path, device: str) -> None:
-    compiled, model, given = opened(ir, device, profile=True)
+    compiled, model, given = opened(ir, device, perf_count=True)
     request = compiled.create_infer_request()
     assigned = assignment(model, given) if device == "hetero" else None
     before = placement_of(compiled, request, assigned)
