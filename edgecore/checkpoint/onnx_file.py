@@ -115,6 +115,8 @@ def external_files(path: Path) -> tuple[str, ...]:
 
 
 def _open(path: Path) -> OnnxHeader:
+    if path.stat().st_size == 0:
+        raise CorruptModel(f"{path} is empty", hint="fetch it again")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return _read(data)

@@ -84,8 +84,8 @@ def _own(artifact: Artifact, device: str, options: Mapping[str, Value]) -> dict[
 
 
 class OpenVinoSession(TensorSession):
-    """A compiled model with one request. `assigned` is what `placement.assignment` answered; `rounded` takes any float64
-    and computes it in float32."""
+    """A compiled model with one request. `assigned` is what `placement.assignment` answered; `rounded` takes float64 and
+    computes it in float32."""
 
     def __init__(
         self,
@@ -138,7 +138,9 @@ class OpenVinoSession(TensorSession):
                     request.set_input_tensor(number, tensor)
                 if self._stateful:
                     request.reset_state()
-                request.infer(share_outputs=True)
+                # Not `infer`: on one thread OpenVINO 2026.4 loses what fails there, and answers what was before.
+                request.start_async()
+                request.wait()
                 answers = [request.get_output_tensor(number) for number in range(len(self._outputs))]
             except (RuntimeError, ValueError, MemoryError) as error:
                 self._request = self._compiled.create_infer_request()
