@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         WorkerCrashed,
     )  # fmt: skip
     from edgecore.contract.feeds import check_feeds, fixed, fixed_sizes
+    from edgecore.contract.exporting import run_exporter
     from edgecore.contract.hookspecs import ConvertLimits, Probe, ProbedDevice, hookimpl
     from edgecore.contract.manifest import CONTRACT_VERSION, Claim, Device, Format, Manifest
     from edgecore.contract.measurement import Repetition, Samples, Workload
@@ -37,6 +38,7 @@ _HOME = {
         "UnsupportedModel", "UnsupportedPrecision", "WorkerCrashed",
     ),
     "feeds": ("check_feeds", "fixed", "fixed_sizes"),
+    "exporting": ("run_exporter",),
     "hookspecs": ("ConvertLimits", "Probe", "ProbedDevice", "hookimpl"),
     "manifest": ("CONTRACT_VERSION", "Claim", "Device", "Format", "Manifest"),
     "measurement": ("Repetition", "Samples", "Workload"),
@@ -109,6 +111,7 @@ __all__ = [
     "full_disk",
     "hookimpl",
     "no_progress",
+    "run_exporter",
     "usable_memory",
     "usable_threads",
     "watch_growth",

@@ -39,7 +39,7 @@ def watch_growth(
     def watch() -> None:
         reported = 0
         while not stop.wait(every):
-            reported = max(reported, min(_size(path), predicted - 1))
+            reported = max(reported, min(grown(path), predicted - 1))
             try:
                 progress(reported, predicted, stage)
             except BaseException as error:  # handed to the caller's thread below
@@ -59,7 +59,7 @@ def watch_growth(
     progress(predicted, predicted, stage)
 
 
-def _size(path: Path) -> int:
+def grown(path: Path) -> int:
     """Bytes of a file, or of all files below a folder; those that vanish meanwhile count as nothing."""
     total = 0
     for file in path.rglob("*") if path.is_dir() else (path,):

@@ -6,10 +6,7 @@ It is run as people run it, as a script: its folder is not a package, and a cras
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +20,7 @@ from edgecore.contract import (
     UnsupportedPrecision,
     Value,
     hookimpl,
+    run_exporter,
 )
 from edgecore_llamacpp import source_package
 
@@ -43,37 +41,10 @@ def edgecore_convert(
     script = source_package.llama_cpp() / "convert_hf_to_gguf.py"
     command = [sys.executable, str(script), str(source), "--outfile", str(out / MODEL), "--outtype", precision]
     stored = sum(file.stat().st_size for file in source.glob("*.safetensors"))
-    run(command, out / MODEL, int(stored * BITS[precision] / 16), progress)
+    run_exporter("llama.cpp's converter", command, out / MODEL, int(stored * BITS[precision] / 16), progress)
     return Made(
         files=(PayloadFile(MODEL, "model"),),
         notes=("made by llama.cpp's own converter",),
         tools={name: version(name) for name in ("torch", "transformers")}
         | {"llama-cpp-python": source_package.RUNTIME},
     )
-
-
-def run(command: list[str], file: Path, predicted: int, progress: Progress) -> None:
-    """Runs the script; its growing file is the progress, and a report that raises ends it. Raises `UnsupportedModel`
-    with its last words."""
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env={**os.environ, **offline}
-        )
-        try:
-            while True:
-                try:
-                    status = process.wait(timeout=0.2)
-                    break
-                except subprocess.TimeoutExpired:
-                    size = file.stat().st_size if file.exists() else 0
-                    progress(min(size, predicted), predicted, "exporting")
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if status:
-            said.seek(0)
-            lines = said.read().decode("utf-8", "replace").strip().splitlines()
-            raise UnsupportedModel(f"llama.cpp's converter failed: {lines[-1] if lines else f'exit status {status}'}")
-    progress(predicted, predicted, "exporting")

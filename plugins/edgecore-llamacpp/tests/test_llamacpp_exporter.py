@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import tarfile
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgecore.contract import BackendUnavailable, Cancelled, ConvertLimits, UnsupportedModel, no_progress
+from edgecore.contract import BackendUnavailable, ConvertLimits, UnsupportedModel, no_progress
 from edgecore_llamacpp import exporter, source_package
-
-
-def script(text: str) -> list[str]:
-    return [sys.executable, "-c", text]
-
-
-def test_the_growing_file_is_the_progress(tmp_path: Path) -> None:
-    file = tmp_path / "model.gguf"
-    code = f"import time; f = open({str(file)!r}, 'wb', 0); f.write(bytes(500)); time.sleep(1); f.write(bytes(500))"
-    seen: list[tuple[int, int]] = []
-    exporter.run(script(code), file, 1000, lambda done, total, stage="": seen.append((done, total)))
-    assert seen == sorted(seen)
-    assert (500, 1000) in seen
-    assert seen[-1] == (1000, 1000)
-
-
-def test_cancelling_ends_the_script(tmp_path: Path) -> None:
-    def cancel(done: int, total: int, stage: str = "") -> None:
-        raise Cancelled("enough")
-
-    start = time.monotonic()
-    with pytest.raises(Cancelled):
-        exporter.run(script("import time; time.sleep(60)"), tmp_path / "x", 1, cancel)
-    assert time.monotonic() - start < 30
-
-
-def test_its_last_words_are_the_error(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="no such architecture"):
-        exporter.run(script("raise SystemExit('no such architecture')"), tmp_path / "x", 1, no_progress)
 
 
 def test_only_folders_are_exported(tmp_path: Path) -> None:

@@ -7,12 +7,8 @@ folder.py knows, and is quantized and run like any other folder.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +22,7 @@ from edgecore.contract import (
     UnsupportedPrecision,
     Value,
     hookimpl,
+    run_exporter,
 )
 from edgecore_openvino import folder, tokenizer_ir
 
@@ -34,7 +31,6 @@ UNLIMITED = 1 << 30
 """Tokens that a text keeps where a config names no trained context and a caller of GenAI asks for truncation."""
 WEIGHTS = {"f32": ("fp32", 4), "f16": ("fp16", 2)}
 """Its word for a precision, and bytes a weight for the progress bar."""
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 MAIN = """
 import sys
 import edgecore_openvino
@@ -62,7 +58,8 @@ def edgecore_convert(
     task = ["--task", "text-generation-with-past", "--library", "transformers"]
     command = [sys.executable, "-c", MAIN, "export", "openvino", *task]
     stored = sum(file.stat().st_size for end in ("safetensors", "bin") for file in source.glob(f"*.{end}"))
-    run([*command, "--weight-format", word, "--model", str(source), str(out)], out, stored * size // 2, progress)
+    command += ["--weight-format", word, "--model", str(source), str(out)]
+    run_exporter("optimum-intel", command, out, stored * size // 2, progress)
     if not (out / folder.MODEL).is_file():
         raise UnsupportedModel(f"{source}: optimum-intel made no {folder.MODEL} of it: it is not one language model")
     notes = _tokenizer(out)
@@ -71,42 +68,6 @@ def edgecore_convert(
         notes=("made by optimum-intel", *notes),
         tools={name: version(name) for name in ("optimum-intel", "torch", "transformers", "openvino")},
     )
-
-
-def run(command: list[str], out: Path, predicted: int, progress: Progress) -> None:
-    """Runs the command; its growing folder is the progress, and a report that raises ends it. Raises `UnsupportedModel`
-    with its last words."""
-    written = 0
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env={**os.environ, **OFFLINE}
-        )
-        try:
-            while True:
-                try:
-                    status = process.wait(timeout=0.2)
-                    break
-                except subprocess.TimeoutExpired:
-                    written = max(written, min(_size(out), predicted))
-                    progress(written, predicted, "exporting")
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if status:
-            said.seek(0)
-            lines = said.read().decode("utf-8", "replace").strip().splitlines()
-            raise UnsupportedModel(f"optimum-intel failed: {lines[-1] if lines else f'exit status {status}'}")
-    progress(predicted, predicted, "exporting")
-
-
-def _size(out: Path) -> int:
-    """Bytes in the folder; files that vanish meanwhile count as nothing."""
-    total = 0
-    for file in out.glob("*"):
-        with suppress(OSError):
-            total += file.stat().st_size
-    return total
 
 
 def _tokenizer(out: Path) -> list[str]:
