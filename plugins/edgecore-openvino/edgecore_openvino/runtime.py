@@ -230,6 +230,10 @@ def _header(path: Path) -> bytes:
         raise ModelNotFound(f"{path} does not exist") from None
     except OSError as error:
         raise CorruptModel(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:  # OpenVINO reads on, and fails when it is asked for a name
+        raise CorruptModel(f"{path}: byte {error.start} is no UTF-8") from None
     net = re.search(rb"<net\b[^>]*>", text[: 1 << 16])
     version = net and re.search(rb'\bversion\s*=\s*"(\d{1,9})"', net[0])
     if version is None:

@@ -105,6 +105,12 @@ def test_weights_that_are_not_this_models_are_refused(ir: Path, content: bytes |
     assert str(weights) in caught.value.what
 
 
+def test_names_that_are_no_utf_8_are_refused_where_they_are_read(ir: Path) -> None:
+    ir.write_bytes(ir.read_bytes().replace(b'names="x"', b'names="\xe9"'))
+    with pytest.raises(CorruptModel, match=r"byte \d+ is no UTF-8"):
+        runtime.read_model(ir)
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"absent\.xml"):
         runtime.read_model(tmp_path / "absent.xml")
