@@ -60,9 +60,7 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
                 f"{given} was made by backend {base.backend!r}, and {entry.name!r} compiles for {described.name}",
                 supported=f"a source, or what {entry.name} made of one",
             )
-        source = target.source
-        if source is None and not base.native:
-            source = verifying.source_of(base, making.offline, on_progress)
+        source = target.source or verifying.source_of(base, making.offline, on_progress)
         return _compiled(backend, base, source, described, suited, options, away, making, on_progress)
 
 

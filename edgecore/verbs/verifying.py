@@ -58,7 +58,12 @@ def opened(path: Path) -> Iterator[Checkpoint]:
 def source_of(artifact: Artifact, offline: bool = False, progress: Progress = no_progress) -> Source | None:
     """The source that an artifact was made from, if it is still to be had and still the same; else None."""
     if artifact.native:
-        return resolve(str(artifact.path), on_progress=progress, offline=True) if artifact.task == "text" else None
+        if artifact.task != "text":
+            return None
+        try:
+            return resolve(str(artifact.path), on_progress=progress, offline=True)
+        except UnsupportedModel:  # one runtime's own folder, which only it reads
+            return None
     first: Mapping[str, Any] = artifact.chain[0] if artifact.chain else {}
     if "spec" not in first:
         return None
