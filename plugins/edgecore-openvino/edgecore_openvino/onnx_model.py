@@ -22,6 +22,8 @@ from edgecore_openvino.runtime import VERSION, core, last_line
 NEWEST_OPSET = 28
 """The newest operator set whose cases were run; OpenVINO reads a newer one as if it were the newest that it knows."""
 _NOISE = re.compile(r"Exception from|Check '|While validating|FrontEnd API|Model wasn't|-- ")
+_NARROW = (17, 19, 23, 24)
+"""TensorProto.DataType of float8_e4m3fn, float8_e5m2, float4_e2m1fn, float8_e8m0fnu."""
 RECURRENT = ("GRU", "LSTM", "RNN")
 
 WRONG: tuple[tuple[tuple[str, ...], Callable[[OnnxNode], Any], str, str], ...] = (
@@ -36,6 +38,12 @@ WRONG: tuple[tuple[tuple[str, ...], Callable[[OnnxNode], Any], str, str], ...] =
         lambda n: True,
         "its own rounding of half-way steps",
         "a constant scale: QuantizeLinear",
+    ),
+    (
+        ("Cast",),
+        lambda n: n.attributes.get("to") in _NARROW and n.attributes.get("saturate", 1),
+        "saturate=1 to a float of 8 bits or 4",
+        "saturate=0",
     ),
     (("DFT",), lambda n: n.attributes.get("onesided"), "onesided=1", "the whole spectrum"),
     (RECURRENT, lambda n: n.attributes.get("layout"), "layout=1", "layout=0, time first"),

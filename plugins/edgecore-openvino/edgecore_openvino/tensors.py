@@ -59,6 +59,8 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
             hint=f"edgecore convert MODEL.onnx --backend openvino --shape {free.name}=1,3,224,224",
         )
     compiled = runtime.compile_model(model, device, properties)
+    if device == "cpu" and compiled.get_property("LOADED_FROM_CACHE") and _rotates(compiled):
+        compiled = runtime.compile_model(model, device, {k: v for k, v in properties.items() if k != "CACHE_DIR"})
     placed = assignment(model, properties) if device == "hetero" else None
     return OpenVinoSession(compiled, inputs, outputs, placed, rounded)
 
@@ -75,6 +77,13 @@ def load(path: Path) -> tuple[ov.Model, Specs, Specs]:
     return model, inputs, outputs
 
 
+def _rotates(compiled: ov.CompiledModel) -> bool:
+    """Whether there is a fused rotary embedding: OpenVINO 2026.4's cache forgets how ONNX's turns, and answers
+    something else."""
+    nodes = compiled.get_runtime_model().get_ops()
+    return any(node.get_rt_info()["layerType"].astype(str) == "RoPE" for node in nodes)
+
+
 def _own(artifact: Artifact, device: str, options: Mapping[str, Value]) -> dict[str, Value]:
     """Options of a tensor model: there is no KV cache, and what was made in f32 is computed in it."""
     found = {name: value for name, value in options.items() if name not in ("kv_cache", "float64")}
@@ -84,8 +93,8 @@ def _own(artifact: Artifact, device: str, options: Mapping[str, Value]) -> dict[
 
 
 class OpenVinoSession(TensorSession):
-    """A compiled model with one request. `assigned` is what `placement.assignment` answered; `rounded` takes float64 and
-    computes it in float32."""
+    """A compiled model with one request. `assigned` is what `placement.assignment` answered; `rounded` takes float64
+    and computes it in float32."""
 
     def __init__(
         self,

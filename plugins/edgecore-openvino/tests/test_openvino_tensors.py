@@ -244,3 +244,31 @@ def test_float_means_float(openvino: Any, tmp_path: Path) -> None:
     with openvino.run(native(one(tmp_path / "model.onnx", "Sqrt", FLOAT)), inference_precision="device") as opened:
         x = np.array([[2, 3, 5]], np.float32)
         np.testing.assert_allclose(opened({"x": x})["y"], np.sqrt(x), rtol=3e-7)
+
+
+def test_a_rotary_embedding_from_the_compile_cache_turns_as_before(openvino: Any, tmp_path: Path) -> None:
+    draw, shapes = np.random.default_rng(3), {"x": [1, 2, 3, 8], "cos": [9, 4], "sin": [9, 4], "at": [1, 3]}
+    nodes = [helper.make_node("RotaryEmbedding", list(shapes), ["y"])]
+    inputs = [value(name, shape, INT64 if name == "at" else FLOAT) for name, shape in shapes.items()]
+    path = write(tmp_path / "m.onnx", nodes, inputs, [value("y", [1, 2, 3, 8])], opset=23)
+    fed = {name: draw.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    fed["at"] = np.array([[2, 7, 0]])
+    cos, sin = (fed[name][fed["at"]][:, None] for name in ("cos", "sin"))
+    left, right = np.split(fed["x"], 2, axis=-1)
+    wanted = np.concatenate([left * cos - right * sin, left * sin + right * cos], axis=-1)
+    for _ in range(2):
+        with openvino.run(native(path), compile_cache=True) as opened:
+            np.testing.assert_allclose(opened(fed)["y"], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_fails_inside_openvino_is_an_error_on_one_thread_too(openvino: Any, tmp_path: Path) -> None:
+    """Its `infer` answers what the call before did."""
+    path = write(tmp_path / "m.onnx", [helper.make_node("Add", ["x", "z"], ["y"])], [
+        value("x", ["a"]), value("z", ["b"]),
+    ], [value("y", ["c"])])  # fmt: skip
+    two, three = np.ones(2, np.float32), np.ones(3, np.float32)
+    with openvino.run(native(path)) as opened:
+        for _ in range(3):
+            assert opened({"x": two, "z": two})["y"].tolist() == [2, 2]
+            with pytest.raises(BadRequest, match="do not go together"):
+                opened({"x": two, "z": three})
