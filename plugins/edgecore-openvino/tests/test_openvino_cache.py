@@ -1,78 +1,77 @@
-"""Opening and closing costs nothing that stays, and a compiled graph in pages is found again in the compile cache."""
+"""OpenVINO's compile cache, as sessions use it: a hit is a hit, and no other model's blob is taken for one."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import openvino as ov
 import pytest
+from openvino import opset13 as op
 
-from edgecore.contract import Artifact
-from edgecore_openvino import folder
-from edgecore_openvino.cache import paged
-from edgecore_openvino.network import Network
+from edgecore_openvino import runtime
 
-ROUNDS = """
-import gc, sys
-from pathlib import Path
-import psutil
-from edgecore_openvino.network import Network
-me = psutil.Process()
-for _ in range(8):
-    net = Network(Path(sys.argv[1]), sys.argv[2], {"INFERENCE_NUM_THREADS": "1"}, 64)
-    net.append(net.checked([5, 6, 7]), 0)
-    net.close()
-    del net
-    gc.collect()
-    print(me.num_threads())
-"""
+WITHOUT_WEIGHTS = {"CACHE_MODE": "OPTIMIZE_SIZE"}
 
 
-def threads(artifact: Artifact, device: str) -> list[int]:
-    """Threads of a process after each of some rounds of open, work, close."""
-    command = [sys.executable, "-c", ROUNDS, str(folder.model_file(artifact)), device]
-    return list(map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()))
+def write_ir(path: Path, seed: int) -> Path:
+    """The same graph for every seed, other weights; asymmetric 8 bits, whose constants the compiler rearranges."""
+    rng = np.random.default_rng(seed)
+    x = op.parameter([-1, 64], np.float32, name="x")
+    stored, zeros = (op.constant(rng.integers(0, 255, shape).astype(np.uint8)) for shape in ((64, 64), (64, 1)))
+    centred = op.subtract(op.convert(stored, "f32"), op.convert(zeros, "f32"))
+    w = op.multiply(centred, op.constant(rng.random((64, 1)).astype(np.float32)))
+    ov.save_model(ov.Model([op.matmul(x, w, False, True)], [x], "same"), path, compress_to_fp16=False)
+    return path
 
 
-def test_a_closed_network_leaves_no_thread(tiny_ir: Artifact) -> None:
-    after = threads(tiny_ir, "cpu")
-    assert after[-1] == after[1]
+def answer(xml: Path, mode: dict[str, str], *, cached: bool = True) -> tuple[bool, Any]:
+    """Whether it came from the cache, and what it computes."""
+    given = runtime.properties("cpu", 1, {"compile_cache": cached, "inference_precision": "f32"})
+    if cached and mode:
+        given |= {**mode, "WEIGHTS_PATH": str(xml.with_suffix(".bin"))}
+    compiled = runtime.compile_model(runtime.read_model(xml), "cpu", given)
+    return compiled.get_property("LOADED_FROM_CACHE"), compiled(np.ones((1, 64), np.float32))[0]
 
 
-def test_rewriting_into_pages_gives_the_same_graph_each_time(tiny_ir: Artifact) -> None:
-    model = ov.Core().read_model(folder.model_file(tiny_ir))
-    names = []
-    for _ in range(2):
-        rewritten = paged(model)
-        assert rewritten is not None
-        names.append([node.get_friendly_name() for node in rewritten.get_ordered_ops()])
-    assert names[0] == names[1]
-    assert any(op.get_type_name() == "ReadValue" for op in model.get_ops())
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGECORE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
-def test_keys_of_eight_bits_are_kept_by_whole_blocks_after_a_rewind(tiny_ir: Artifact) -> None:
-    for precision, kept in (("f16", 40), ("u8", 32)):
-        properties = {"INFERENCE_NUM_THREADS": "1", "KV_CACHE_PRECISION": precision}
-        net = Network(folder.model_file(tiny_ir), "cpu", properties, 64)
-        net.append(net.checked([5] * 50), 0)
-        assert net.usable(50, 51) == 50
-        assert net.usable(40, 51) == kept
-        net.close()
+@pytest.mark.parametrize("mode", [{}, WITHOUT_WEIGHTS], ids=["with weights", "without weights"])
+def test_models_of_one_graph_and_other_weights_are_not_confused(
+    tmp_path: Path, home: Path, mode: dict[str, str]
+) -> None:
+    for seed in (1, 2):
+        xml = write_ir(tmp_path / "model.xml", seed)  # the second in the first one's place
+        _, expected = answer(xml, {}, cached=False)
+        for hit in (False, True):
+            found, got = answer(xml, mode)
+            assert found is hit
+            np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize(("precision", "within"), [("f32", 1e-3), ("u8", 0.1)])
-@pytest.mark.parametrize("tokens", [1, 31, 32, 33, 300, 600])
-def test_blocks_are_added_as_the_sequence_grows(tiny_ir: Artifact, tokens: int, precision: str, within: float) -> None:
-    """Whole or in two pieces: a block more must not lose what the others hold."""
-    properties = {"INFERENCE_NUM_THREADS": "1"}
-    answers = []
-    for first in (tokens, max(1, tokens // 2)):
-        net = Network(folder.model_file(tiny_ir), "cpu", {**properties, "KV_CACHE_PRECISION": precision}, 1024)
-        ids = net.checked([5 + i % 50 for i in range(tokens)])
-        row = net.append(ids[:first], 0)
-        if first < tokens:
-            row = net.append(ids[first:], first)
-        answers.append(row.copy())
-        net.close()
-    assert abs(answers[0] - answers[1]).max() < within * answers[0].std()
+@pytest.mark.parametrize("mode", [{}, WITHOUT_WEIGHTS], ids=["with weights", "without weights"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other version"])
+def test_a_cached_blob_that_is_damaged_or_of_another_version_is_compiled_anew(
+    tmp_path: Path, home: Path, mode: dict[str, str], damage: str
+) -> None:
+    xml = write_ir(tmp_path / "model.xml", 1)
+    _, expected = answer(xml, mode)
+    (blob,) = home.rglob("*.blob")
+    content = blob.read_bytes()
+    blob.chmod(0o600)
+    other = content.replace(runtime.VERSION.encode(), b"9" * len(runtime.VERSION))
+    blob.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "other version": other}[damage])
+    found, got = answer(xml, mode)
+    assert not found
+    np.testing.assert_array_equal(got, expected)
+    assert answer(xml, mode)[0], "and is in the cache again"
+
+
+def test_switched_off_it_leaves_no_file(tmp_path: Path, home: Path) -> None:
+    answer(write_ir(tmp_path / "model.xml", 1), {}, cached=False)
+    assert not home.exists()
