@@ -329,3 +329,11 @@ def test_a_model_without_a_template_cannot_chat(openvino: Any, tiny_ir: Artifact
     config.write_text(json.dumps(values))
     with openvino.run(plain, 64) as session, pytest.raises(CannotDo, match="chat template"):
         session.apply_chat([{"role": "user", "content": "hello"}])
+
+
+def test_nothing_is_written_that_could_not_be_read_back(
+    openvino: Any, tiny_ir: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECORE_HOME", str(tmp_path / "home"))
+    openvino.run(tiny_ir, 64).close()
+    assert not list((tmp_path / "home").rglob("*.blob"))
