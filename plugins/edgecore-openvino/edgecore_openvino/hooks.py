@@ -18,6 +18,7 @@ from typing import Any
 from edgecore.checkpoint import open_checkpoint
 from edgecore.contract import (
     Artifact,
+    BadRequest,
     ConvertLimits,
     Made,
     Probe,
@@ -61,12 +62,14 @@ def edgecore_quantize(
     artifact: Artifact, out: Path, precision: str, calibration: Path | None, options: Mapping[str, Value],
     progress: Progress,
 ) -> Made:  # fmt: skip
+    from edgecore_openvino import quantize_tensor, quantize_text
+
     if artifact.task == "tensor":
-        from edgecore_openvino import quantize_tensor
-
         return quantize_tensor.quantize(artifact, out, precision, calibration, options, progress)
-    from edgecore_openvino import quantize_text
-
+    if foreign := [name for name in quantize_tensor.OPTIONS if name in options]:
+        raise BadRequest(
+            f"{foreign[0]} is an option of tensor models, and this is text", hint="edgecore backends openvino"
+        )
     return quantize_text.quantize(artifact, out, precision, calibration, options, progress)
 
 

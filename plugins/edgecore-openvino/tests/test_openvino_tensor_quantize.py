@@ -122,6 +122,11 @@ def test_an_option_of_another_precision_is_refused(
         openvino.quantize(network, tmp_path / "q", "int8_sym", **given)
 
 
+def test_an_option_of_tensor_models_is_refused_for_text(openvino: Any, tiny_ir: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="preset is an option of tensor models"):
+        openvino.quantize(tiny_ir, tmp_path / "q", "int8_sym", preset="mixed")
+
+
 def test_a_precision_of_text_models_is_refused(openvino: Any, network: Artifact, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedPrecision, match="int4_sym of a tensor model") as refused:
         openvino.quantize(network, tmp_path / "q", "int4_sym")
