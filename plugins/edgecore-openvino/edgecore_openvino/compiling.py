@@ -25,6 +25,7 @@ from edgecore.contract import (
 )
 from edgecore_openvino import blob, runtime
 from edgecore_openvino.devices import available, check_device
+from edgecore_openvino.tensors import load, rotates
 
 COMPILER = ("openvino_intel_npu_compiler_loader", "openvino_intel_npu_compiler")
 """Libraries beside OpenVINO's own: the first is what the NPU plugin opens, the second what that one opens."""
@@ -42,8 +43,6 @@ def compile(
 ) -> Made:
     """Writes a blob. Raises `UnsupportedModel` for what is not compiled ahead of time, `DeviceUnavailable` where the
     compiler is missing or the CPU is another, `DoesNotFit`."""
-    from edgecore_openvino.tensors import load
-
     if artifact.task != "tensor":
         raise UnsupportedModel(
             "language models are not compiled ahead of time: OpenVINO compiles them when they are opened, once",
@@ -71,6 +70,12 @@ def _here(model: ov.Model, artifact: Artifact, device: str) -> tuple[ov.Compiled
     if artifact.precision == "f32":
         asked["inference_precision"] = "f32"
     compiled = runtime.compile_model(model, device, runtime.properties(device, None, asked))
+    if device == "cpu" and rotates(compiled):
+        raise UnsupportedModel(
+            f"OpenVINO {runtime.VERSION} forgets in a blob how a rotary embedding turns, and answers something else",
+            supported="models without one; this model where it is compiled when it is opened",
+            hint="the same command without --profile",
+        )
     return compiled, {"machine": platform.machine(), "openvino": runtime.VERSION, **blob.requirements(compiled)}
 
 

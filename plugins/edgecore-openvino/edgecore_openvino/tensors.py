@@ -59,7 +59,7 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
             hint=f"edgecore convert MODEL.onnx --backend openvino --shape {free.name}=1,3,224,224",
         )
     compiled = runtime.compile_model(model, device, properties)
-    if device == "cpu" and compiled.get_property("LOADED_FROM_CACHE") and _rotates(compiled):
+    if device == "cpu" and compiled.get_property("LOADED_FROM_CACHE") and rotates(compiled):
         compiled = runtime.compile_model(model, device, {k: v for k, v in properties.items() if k != "CACHE_DIR"})
     placed = assignment(model, properties) if device == "hetero" else None
     return OpenVinoSession(compiled, inputs, outputs, placed, rounded)
@@ -77,7 +77,7 @@ def load(path: Path) -> tuple[ov.Model, Specs, Specs]:
     return model, inputs, outputs
 
 
-def _rotates(compiled: ov.CompiledModel) -> bool:
+def rotates(compiled: ov.CompiledModel) -> bool:
     """Whether there is a fused rotary embedding: OpenVINO 2026.4's cache forgets how ONNX's turns, and answers
     something else."""
     nodes = compiled.get_runtime_model().get_ops()

@@ -175,6 +175,21 @@ def test_language_models_are_not_compiled_ahead_of_time(openvino: Any, tmp_path:
         compiled(openvino, text, tmp_path / "out")
 
 
+def test_a_blob_that_would_answer_something_else_is_not_made(openvino: Any, tmp_path: Path) -> None:
+    """OpenVINO 2026.4 writes a fused rotary embedding without how it turns."""
+    onnx = pytest.importorskip("onnx", reason="needs onnx to write the operator")
+    shapes = {"x": [1, 2, 3, 8], "cos": [9, 4], "sin": [9, 4], "at": [1, 3]}
+    inputs = [onnx.helper.make_tensor_value_info(n, 7 if n == "at" else 1, s) for n, s in shapes.items()]
+    outputs = [onnx.helper.make_tensor_value_info("y", 1, shapes["x"])]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("RotaryEmbedding", list(shapes), ["y"])], "g", inputs, outputs
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=10)
+    onnx.save(model, tmp_path / "rotary.onnx")
+    with pytest.raises(UnsupportedModel, match="how a rotary embedding turns"):
+        compiled(openvino, artifact_of(tmp_path / "rotary.onnx"), tmp_path / "out")
+
+
 def test_what_is_compiled_is_not_compiled_again(openvino: Any, made: Artifact, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="compiled already"):
         compiled(openvino, made, tmp_path / "again")
