@@ -16,7 +16,7 @@ from edgecore.checkpoint import Oracle, open_checkpoint
 from support.bare_ir import EXACT, some_tokens
 from support.tiny import train_tokenizer
 
-genai = pytest.importorskip("openvino_genai", reason="needs openvino-genai: uv sync --group openvino-test")
+genai = pytest.importorskip("openvino_genai", reason="needs openvino-genai: python3 bootstrap.py test --only openvino")
 GOLDENS = Path(__file__).parents[3] / "tests/checkpoint/goldens"
 NAMES = [
     "rope-llama3", "multi-query-own-head-dim", "mistral-window", "qwen2-windows", "qwen3-tied", "gemma3-old-style",

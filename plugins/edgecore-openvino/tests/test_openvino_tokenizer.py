@@ -90,13 +90,13 @@ def test_byte_level_kinds_get_the_neutral_ids(kind: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["llama2", "gemma", "phi-3"])
 def test_sentencepiece_kinds_get_the_neutral_ids(kind: str, tmp_path: Path) -> None:
-    pytest.importorskip("sentencepiece")
+    pytest.importorskip("sentencepiece", reason="needs sentencepiece: python3 bootstrap.py test --only openvino")
     assert differing(trained(kind, tmp_path)) == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SENTENCEPIECE if kind != "without-bytes"])
 def test_a_tokenizer_model_gets_the_neutral_ids(kind: str, tmp_path: Path) -> None:
-    pytest.importorskip("sentencepiece")
+    pytest.importorskip("sentencepiece", reason="needs sentencepiece: python3 bootstrap.py test --only openvino")
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(kind))
     assert differing(tokenizer_from_sentencepiece(tmp_path, {}, 3000)) == []
 
