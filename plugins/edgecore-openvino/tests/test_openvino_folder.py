@@ -136,7 +136,7 @@ def test_genai_loads_each_familys_folder_as_it_is_and_answers_as_our_session(
     family: str, openvino: Any, tmp_path: Path
 ) -> None:
     """The same ids in and out, greedily, also through the chat template."""
-    genai = pytest.importorskip("openvino_genai", reason="needs openvino-genai: python3 bootstrap.py test --only openvino")
+    genai = pytest.importorskip("openvino_genai", reason="needs openvino-genai: bootstrap.py test --only openvino")
     golden, tokenizer = FAMILIES[family]
     source = folder_of(golden, TOKENIZERS / tokenizer, tmp_path / "in")
     settings = json.loads((source / "tokenizer_config.json").read_text())
