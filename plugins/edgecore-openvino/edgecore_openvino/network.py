@@ -1,6 +1,6 @@
 """A language model's IR in OpenVINO: one request, its inputs allocated once, its KV cache as cache.py keeps it.
 
-Not edgecore's contract yet: session.py makes a `TextSession` of it, benchmark.py a native loop.
+Not edgecore's contract yet: session.py makes a `TextSession` of it.
 
 Whoever asks for the last position's logits must not pay for all of them: the head's product over the vocabulary is a
 fifth of a prefill of SmolLM2. So in memory, the file stays as it is, the hidden states are cut to the last few before
@@ -58,7 +58,6 @@ class Network:
         self._placement = Placement()
         self._request: Any = self.compiled.create_infer_request()
         self.vocab_size = _vocabulary(self.compiled)
-        self._length = length
         self._long_after = long_after
         self._inputs = Inputs(self._request, self.compiled)
         self._cache: Cache = (
