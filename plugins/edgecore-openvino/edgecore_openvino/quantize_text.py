@@ -12,8 +12,19 @@ import nncf
 import openvino as ov
 from nncf.quantization.advanced_parameters import GroupSizeFallbackMode
 
-from edgecore.contract import Artifact, Fallback, Made, Progress, UnsupportedModel, Value, check_room, full_disk
+from edgecore.contract import (
+    Artifact,
+    BadRequest,
+    Fallback,
+    Made,
+    Progress,
+    UnsupportedModel,
+    Value,
+    check_room,
+    full_disk,
+)
 from edgecore_openvino import calibration as text
+from edgecore_openvino import self_text
 from edgecore_openvino.folder import MODEL, WEIGHTS, copy_beside, model_file, open_tokenizer, payload
 from edgecore_openvino.four_bits import in_four_bits
 from edgecore_openvino.recipe import FIXED, LEAST_GROUP, Recipe, recipe
@@ -38,11 +49,15 @@ def quantize(
     progress: Progress,
 ) -> Made:
     """Writes the folder into `out`. Raises `UnsupportedPrecision`, `UnsupportedModel`, `BadRequest`, `Cancelled`."""
-    wanted = recipe(precision, options, calibration is not None)
+    own = bool(options.get("self_calibration"))
+    if own and calibration:
+        raise BadRequest("a calibration text and self_calibration", supported="one of them")
+    wanted = recipe(precision, options, own or calibration is not None)
     source = model_file(artifact)
     model = read_model(source)
     _check_source(source)
-    feeding = _feeding(model, source.parent, calibration, options) if calibration and _looks(wanted) else None
+    given = own or calibration is not None
+    feeding = _feeding(model, source.parent, calibration, options, progress) if given and _looks(wanted) else None
     rest = wanted
     if feeding and wanted.gptq:
         in_four_bits(model, wanted, feeding, progress)
@@ -87,10 +102,17 @@ def _looks(wanted: Recipe) -> bool:
     return wanted.calibrated or wanted.awq or wanted.ratio < 1
 
 
-def _feeding(model: ov.Model, folder: Path, calibration: Path, options: Mapping[str, Value]) -> text.Feeding:
-    count = int(options.get("calibration_samples") or text.SAMPLES)
+def _feeding(
+    model: ov.Model, folder: Path, calibration: Path | None, options: Mapping[str, Value], progress: Progress
+) -> text.Feeding:
+    """Samples of the text, or of what the model writes where there is none."""
+    count = int(options.get("calibration_samples") or (text.SAMPLES if calibration else self_text.SAMPLES))
     length = int(options.get("calibration_length") or text.LENGTH)
-    pieces = text.samples(open_tokenizer(folder), text.read_text(calibration), count, length)
+    tokenizer = open_tokenizer(folder)
+    if calibration:
+        pieces = text.samples(tokenizer, text.read_text(calibration), count, length)
+    else:
+        pieces = self_text.written(model, tokenizer, count, length, progress)
     return text.Feeding(pieces, frozenset(name for port in model.inputs for name in port.get_names()))
 
 
@@ -145,4 +167,7 @@ def _notes(wanted: Recipe, feeding: text.Feeding | None, calibration: Path | Non
     used = [name for name in ("gptq", "awq", "scale_estimation") if getattr(wanted, name)]
     pieces = feeding.pieces
     how = " and ".join(used) or "the choice of sensitive matrices"
-    return [f"{how.replace('_', ' ')} on {len(pieces)} samples of {len(pieces[0])} tokens"]
+    return [
+        f"{how.replace('_', ' ')} on {len(pieces)} samples of {len(pieces[0])} tokens"
+        + ("" if calibration else " that the model wrote")
+    ]

@@ -10,9 +10,6 @@ from edgecore.contract import BadRequest, UnsupportedPrecision, Value
 
 METHODS = ("awq", "scale_estimation", "gptq")
 """Methods that look at activations: NNCF's first two, of which AWQ can do without, and gptq.py."""
-CALIBRATION = ("calibration_samples", "calibration_length")
-OPTIONS = ("group_size", "ratio", "backup", "all_layers", *METHODS, *CALIBRATION)
-"""Those of quantize that are for text models."""
 LEAST_GROUP = 16
 """Smaller groups cost more bits in scales than they save, and kernels do not know them."""
 
@@ -52,11 +49,11 @@ RECIPES: Mapping[str, Recipe] = {
 WITH_TEXT = ("int4_asym", "int4_sym")
 """Precisions for which a calibration text means GPTQ, where the user does not choose otherwise."""
 FIXED: Mapping[str, tuple[str, ...]] = {
-    "int8_asym": ("group_size", "ratio", "backup", "all_layers", *METHODS),
-    "int8_sym": ("group_size", "ratio", "backup", "all_layers", *METHODS),
+    "int8_asym": ("group_size", "ratio", "backup", "all_layers", *METHODS, "self_calibration"),
+    "int8_sym": ("group_size", "ratio", "backup", "all_layers", *METHODS, "self_calibration"),
     "nf4": ("gptq",),
-    "mxfp4": ("group_size", *METHODS),
-    "nvfp4": ("group_size", *METHODS),
+    "mxfp4": ("group_size", *METHODS, "self_calibration"),
+    "nvfp4": ("group_size", *METHODS, "self_calibration"),
 }
 """Options that a precision does not have."""
 
@@ -65,10 +62,9 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> R
     """The recipe of `precision` with the user's options. Raises `UnsupportedPrecision`, `BadRequest`."""
     if precision not in RECIPES:
         raise UnsupportedPrecision(f"quantize does not make {precision!r}", supported=", ".join(RECIPES))
-    if other := options.keys() - set(OPTIONS):
-        raise BadRequest(f"option {min(other)} is for tensor models", supported=", ".join(OPTIONS))
     chosen: dict[str, Any] = {n: v for n, v in options.items() if n in Recipe.__slots__}
-    if fixed := [name for name in chosen if name in FIXED.get(precision, ())]:
+    given = [*chosen, *(["self_calibration"] if options.get("self_calibration") else [])]
+    if fixed := [name for name in given if name in FIXED.get(precision, ())]:
         free = [name for name in Recipe.__slots__ if name not in ("mode", *FIXED[precision])]
         raise BadRequest(
             f"{precision} has no option {fixed[0]}", supported=", ".join(free) or "no options that change the type"
@@ -81,7 +77,7 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> R
         raise BadRequest(
             "scale estimation and GPTQ measure activations, and no text was given to measure them on",
             supported="awq without a text",
-            hint="the same command with --calibration FILE.txt",
+            hint="the same command with --calibration FILE.txt, or with -O self_calibration=true",
         )
     if found.gptq and (found.awq or found.scale_estimation or found.ratio < 1):
         raise BadRequest(

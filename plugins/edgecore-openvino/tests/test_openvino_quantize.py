@@ -188,6 +188,18 @@ def test_a_text_that_nothing_looks_at_is_said_to_be_unused(quantize: Quantize, t
     assert answer.notes == ("the calibration text was not used: nothing in the recipe looks at activations",)
 
 
+def test_without_a_text_the_model_writes_one(quantize: Quantize, text: Path, small: Artifact) -> None:
+    made, answer = quantize("int4_asym", small, self_calibration=True, **SHORT)
+    again, _ = quantize("int4_asym", small, self_calibration=True, **SHORT)
+    assert answer.notes == ("gptq on 6 samples of 64 tokens that the model wrote",)
+    assert error(matrices(made), matrices(again)) == 0
+    assert error(matrices(made), matrices(quantize("int4_asym", small)[0])) > 0.01
+    with pytest.raises(BadRequest, match="a calibration text and self_calibration"):
+        quantize("int4_asym", small, calibration=text, self_calibration=True)
+    with pytest.raises(BadRequest, match="mxfp4 has no option self_calibration"):
+        quantize("mxfp4", small, self_calibration=True)
+
+
 def test_layers_that_do_not_fit_in_memory_at_once_are_done_in_turns(
     quantize: Quantize, text: Path, small: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +275,6 @@ def test_microscaling_leaves_rows_that_do_not_divide_as_they_were(quantize: Quan
         ("int8_sym", {"group_size": 64}, "int8_sym has no option group_size"),
         ("mxfp4", {"awq": True}, "ratio, backup, all_layers"),
         ("nf4", {"gptq": True}, "nf4 has no option gptq"),
-        ("int8_asym", {"preset": "mixed"}, "option preset is for tensor models"),
     ],
 )
 def test_what_makes_no_sense_is_refused(precision: str, given: dict[str, Any], said: str, quantize: Quantize) -> None:
