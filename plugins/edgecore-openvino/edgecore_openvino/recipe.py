@@ -70,7 +70,7 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> R
             f"{precision} has no option {fixed[0]}", supported=", ".join(free) or "no options that change the type"
         )
     _check_group(chosen.get("group_size"))
-    if calibration and precision in WITH_TEXT and not {"ratio", *METHODS} & chosen.keys():
+    if calibration and precision in WITH_TEXT and chosen.get("ratio", 1) == 1 and not chosen.keys() & set(METHODS):
         chosen["gptq"] = True
     found = replace(RECIPES[precision], **chosen)
     if found.calibrated and not calibration:
