@@ -96,8 +96,11 @@ def _one(named: str, entry: Entry, as_json: bool) -> None:
     ]
     click.echo(table(("precision", "class", "bits", "made by", "calibration", "about"), rows))
     for verb, options in manifest.options.items():
-        described = [(f"-O {o.name}=", o.type, o.default, ", ".join(map(str, o.choices)), o.help) for o in options]
-        click.echo("\n" + table((f"option of {verb}", "type", "default", "choices", "about"), described))
+        described = [
+            (f"-O {o.name}=", o.task or "all", o.type, o.default, ", ".join(map(str, o.choices)), o.help)
+            for o in options
+        ]
+        click.echo("\n" + table((f"option of {verb}", "task", "type", "default", "choices", "about"), described))
     off = [c for c, on in manifest.capabilities.items() if not on]
     click.echo(f"\ncapabilities: {', '.join(c for c, on in manifest.capabilities.items() if on)}")
     if off:

@@ -18,6 +18,7 @@ CONTRACT_VERSION = (1, 0)
 """Same major loads, a newer minor loads with a warning, another major is listed as incompatible."""
 MANIFEST_FILE = "backend.toml"
 ENTRY_POINT_GROUP = "edgecore.backends"
+TASKS = ("text", "tensor")
 VERBS = ("convert", "quantize", "run", "benchmark", "compile")
 
 
@@ -208,6 +209,7 @@ def _option(table: _Table) -> Option:
         minimum=table.data.get("minimum"),
         maximum=table.data.get("maximum"),
         help=table.text("help", ""),
+        task=table.choice("task", TASKS) if "task" in table.data else "",
     )
 
 

@@ -30,6 +30,8 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     help: str = ""
+    task: str = ""
+    """`text` or `tensor`: models of the other task have no such option; empty where all have it."""
 
     def parse(self, text: Value) -> Value:
         """`text` as this option's type. Raises `BadRequest` where it is not one."""
@@ -62,13 +64,24 @@ class Option:
         return BadRequest(f"option {self.name}={given}: not accepted", supported=f"{self.name}: {accepted}")
 
 
-def resolve(declared: Iterable[Option], given: Mapping[str, Value], verb: str, backend: str) -> dict[str, Value]:
-    """Every declared option with its given or default value, by name; options without either are left out.
+def resolve(
+    declared: Iterable[Option], given: Mapping[str, Value], verb: str, backend: str, task: str | None = None
+) -> dict[str, Value]:
+    """Every declared option of the task with its given or default value, by name; options without either are left out.
+    `task` None: of any.
 
-    Raises `BadRequest` for an unknown key, naming the nearest known one and all that exist.
+    Raises `BadRequest` for an unknown key, naming the nearest known one and all that exist, and one of another task.
     """
-    known = {option.name: option for option in declared}
+    options = list(declared)
+    known = {option.name: option for option in options if task is None or option.task in ("", task)}
+    foreign = {option.name: option.task for option in options if option.name not in known}
     for key in given:
+        if key in foreign:
+            raise BadRequest(
+                f"option {key!r} of backend {backend!r} is for {foreign[key]} models, and this is a {task} model",
+                supported=", ".join(known) or f"no options at all for {verb} of {task} models",
+                hint=f"edgecore backends {backend}",
+            )
         if key not in known:
             near = get_close_matches(key, known, 1)
             raise BadRequest(

@@ -263,7 +263,9 @@ def _ratios(run: _Run, first: _Run, label: str) -> Iterator[Ratio]:
 
 def _complete(arm: Arm) -> dict[str, Value]:
     manifest = arm.backend.manifest
-    return resolve(manifest.options_of("run"), arm.options, "run", arm.backend.name) if manifest else dict(arm.options)
+    if manifest is None:
+        return dict(arm.options)
+    return resolve(manifest.options_of("run"), arm.options, "run", arm.backend.name, arm.artifact.task)
 
 
 def _interval(values: Sequence[float]) -> Interval | None:

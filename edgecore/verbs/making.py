@@ -88,7 +88,8 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
         return _quantize(entry, target.artifact, None, precision, making, on_progress)
     source = _source(target)
     exporter = _through_exporter(entry, source, making)
-    options = _options(entry, making.options, ("convert",) if precision.by == "convert" else ("convert", "quantize"))
+    verbs = ("convert",) if precision.by == "convert" else ("convert", "quantize")
+    options = _options(entry, making.options, verbs, target.task)
     with connect(entry, memory_limit=making.memory_limit) as backend:
         first = (
             precision
@@ -118,7 +119,7 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
         raise BadRequest(f"{given} is an artifact already", hint=f"edgecore quantize {given} --precision q8_0")
     source = _source(target)
     exporter = _through_exporter(entry, source, making)
-    options = _options(entry, making.options, ("convert",))
+    options = _options(entry, making.options, ("convert",), task)
     with connect(entry, memory_limit=making.memory_limit) as backend:
         return _convert(backend, source, precision, options["convert"], making, on_progress, exporter)
 
@@ -161,7 +162,7 @@ def _quantize(
             f"{base.path.name} is converted already: its shapes are what they are", hint="edgecore convert"
         )
     _check_calibration(entry, precision, making, base.task)
-    options = _options(entry, making.options, ("quantize",))
+    options = _options(entry, making.options, ("quantize",), base.task)
     with connect(entry, memory_limit=making.memory_limit) as backend:
         source = source or verifying.source_of(base, making.offline, on_progress)
         return _quantized(backend, base, source, precision, options["quantize"], making, on_progress)
@@ -332,15 +333,18 @@ def step_of(verb: str, backend: Backend, precision: str, options: Mapping[str, V
     }
 
 
-def _options(entry: Entry, given: Mapping[str, Value], verbs: tuple[str, ...]) -> dict[str, dict[str, Value]]:
-    """Options sorted to the verbs that declare them. A key that none declares is refused, naming what exists."""
+def _options(
+    entry: Entry, given: Mapping[str, Value], verbs: tuple[str, ...], task: str | None
+) -> dict[str, dict[str, Value]]:
+    """Options sorted to the verbs that declare them for the task. A key that none declares is refused, naming what
+    exists."""
     manifest = entry.ready_manifest
     known = {verb: {o.name for o in manifest.options_of(verb)} for verb in verbs}
     unknown = set(given) - set().union(*known.values())
     if unknown:
-        resolve([o for verb in verbs for o in manifest.options_of(verb)], given, " and ".join(verbs), entry.name)
+        resolve([o for verb in verbs for o in manifest.options_of(verb)], given, " and ".join(verbs), entry.name, task)
     return {
-        verb: resolve(manifest.options_of(verb), {k: v for k, v in given.items() if k in names}, verb, entry.name)
+        verb: resolve(manifest.options_of(verb), {k: v for k, v in given.items() if k in names}, verb, entry.name, task)
         for verb, names in known.items()
     }
 

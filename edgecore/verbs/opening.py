@@ -47,15 +47,17 @@ def prepare(
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target)
     manifest = entry.ready_manifest
-    run_names = {o.name for o in manifest.options_of("run")}
+    declared = manifest.options_of("run")
+    run_names = {o.name for o in declared}
     run_options = {k: v for k, v in making.options.items() if k in run_names}
     build_options = {k: v for k, v in making.options.items() if k not in run_names}
+    if target.task:  # before anything is built; of a native file only its format says it
+        resolve(declared, run_options, "run", entry.name, target.task)
     artifact = artifact_of(target, entry, replace(making, options=build_options), on_progress, say)
     if not artifact.native:
         verifying.recheck(Store(), artifact, making)
-    return Runnable(
-        artifact, entry, pick_device(entry, device), resolve(manifest.options_of("run"), run_options, "run", entry.name)
-    )
+    options = resolve(declared, run_options, "run", entry.name, artifact.task)
+    return Runnable(artifact, entry, pick_device(entry, device), options)
 
 
 def artifact_of(
@@ -81,7 +83,7 @@ def artifact_of(
     if changed or (making.precision and making.precision.lower() != artifact.precision):
         if making.precision:
             return make.quantize(given, making, on_progress)
-        resolve(manifest.options_of("run"), making.options, "run", entry.name)
+        resolve(manifest.options_of("run"), making.options, "run", entry.name, artifact.task)
     return artifact
 
 

@@ -114,7 +114,11 @@ def judge(
     text, digest = evaluation_text(level)
     manifest = backend.entry.ready_manifest
     where = device or manifest.devices[0].name
-    how = options if options is not None else defaults(manifest.options_of("run"), {}, "run", manifest.name)
+    how = (
+        options
+        if options is not None
+        else defaults(manifest.options_of("run"), {}, "run", manifest.name, artifact.task)
+    )
     with ExitStack() as stack:
 
         def opened_session(which: Artifact) -> TextSession:
