@@ -138,8 +138,10 @@ class Network:
         return 0 < self._long_after < total
 
     def _infer(self) -> None:
+        """Not `infer`: on one thread OpenVINO 2026.4 loses what fails there, and answers what was before."""
         try:
-            self._request.infer()
+            self._request.start_async()
+            self._request.wait()
         except RuntimeError as error:
             raise failed(error) from None
 
