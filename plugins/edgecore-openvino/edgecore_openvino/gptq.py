@@ -1,8 +1,8 @@
 """GPTQ (Frantar et al. 2022, arXiv:2210.17323): round a matrix column by column, and let the columns that follow make
 up for what each has lost, weighted by how the columns are used together.
 
-NNCF has it too; this one is several times faster, because it keeps sums of activations instead of the activations, and
-loses less: scales are searched for, and columns taken in the order of their use. See benchmarks/openvino_int4.py.
+NNCF has it too, and keeps all activations of a layer where sums of their products are enough. Here the scales are
+searched for as well, and columns taken in the order of their use. See benchmarks/openvino_int4.py.
 """
 
 from __future__ import annotations
