@@ -116,7 +116,10 @@ def _used(
     for done, feeds in enumerate(feeding):
         progress(number * len(feeding) + done, turns * len(feeding), "measuring activations")
         request.reset_state()
-        values = request.infer(feeds, share_inputs=True, share_outputs=True)
+        # Not `infer`: on one thread OpenVINO 2026.4 loses what fails there.
+        request.start_async(feeds, share_inputs=True)
+        request.wait()
+        values = [request.get_output_tensor(at).data for at in range(len(turn))]
         for at, total in enumerate(sums):
             x = values[at].reshape(-1, total.shape[0])
             total += x.T @ x

@@ -36,7 +36,8 @@ def written(model: ov.Model, tokenizer: Tokenizer, count: int, length: int, prog
             "beam_idx": np.arange(count, dtype=np.int32),
         }
         known = {name for port in model.inputs for name in port.get_names()}
-        request.infer({name: feed for name, feed in every.items() if name in known})
+        request.start_async({name: feed for name, feed in every.items() if name in known})
+        request.wait()
         logits = request.get_output_tensor(0).data[:, -1, : tokenizer.vocab_size].astype(np.float64)
         # The largest of log p plus Gumbel noise is a draw from p.
         drawn = np.argmax(logits + random.gumbel(size=logits.shape), axis=1)
