@@ -1,6 +1,6 @@
 """Publishes what the conformance suite finds about this repository's backends: docs/reports, one folder a report.
 
-    python benchmarks/conformance_reports.py                             # runs reference and llamacpp, level quick
+    python benchmarks/conformance_reports.py                             # runs all of BACKENDS, level quick
     python benchmarks/conformance_reports.py --level full --backend llamacpp
     python benchmarks/conformance_reports.py --bundle DIR --bundle DIR   # runs nothing: bundles that are there already
     python benchmarks/conformance_reports.py --render                    # the pages anew, from each report.json
@@ -34,7 +34,7 @@ from edgecore_conformance.verify import verify
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "docs/reports"
-BACKENDS = ("reference", "llamacpp")
+BACKENDS = ("reference", "llamacpp", "openvino")
 KEPT = (bundles.PAGE, bundles.BADGE)
 """Beside report.json, from which they follow."""
 PAGE = """\
