@@ -145,8 +145,7 @@ def _ask_backend(request: Request) -> _Backend:
         stepped = [context.prefill(tokens[: len(tokens) - steps])] if steps > 0 else []
         stepped += [context.step(token) for token in tokens[len(tokens) - steps :]] if steps > 0 else []
         context.reset()
-        room = min(session.context_length, request.reference.decoder.context_length) - len(tokens)
-        wanted = min(CONTINUATION, room)
+        wanted = min(CONTINUATION, _room(request))
         pieces = session.generate(tokens, max_tokens=wanted, sampling=GREEDY) if wanted > 0 else iter(())
         continuation = tuple(piece.token for piece in pieces if piece.token >= 0)
         stream = iter(session.score(tokens))
@@ -154,6 +153,16 @@ def _ask_backend(request: Request) -> _Backend:
     except CannotDo as error:
         return _Backend(missing=error.what)
     return _Backend(first, stream, tuple(stepped), continuation)
+
+
+def _room(request: Request) -> int:
+    """Tokens that the text may be continued by. Not across longrope's border: the source is read over text and
+    continuation at once, and would turn the text's own positions otherwise than the other streams do."""
+    decoder, count = request.reference.decoder, len(request.tokens)
+    room = min(request.session.context_length, decoder.context_length) - count
+    if decoder.rope.is_long(count + room) and not decoder.rope.is_long(count):
+        room = min(room, decoder.rope.original_context - count)
+    return room
 
 
 def _compare_paths(

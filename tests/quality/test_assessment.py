@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgecore.checkpoint import Checkpoint, open_checkpoint
+from edgecore.checkpoint import Checkpoint, RopeScaling, open_checkpoint
 from edgecore.contract.artifacts import Weights
 from edgecore.contract.errors import Cancelled
 from edgecore.contract.precisions import Precision
@@ -191,6 +193,17 @@ def test_a_short_context_is_respected(model: Checkpoint) -> None:
     found = _assess(model, OracleSession(model, context_length=100), precision=F16)
     assert found.tokens == 100
     assert found.verdict is Verdict.ACCEPTED
+
+
+def test_a_text_that_ends_short_of_longropes_border_is_not_continued_across_it(tmp_path: Path) -> None:
+    with open_checkpoint(tiny_llama(tmp_path / "tiny")) as model:
+        half = model.decoder.rope.dim // 2
+        longrope = {"scaling": RopeScaling.LONGROPE, "divisors": (1.0,) * half, "long_divisors": (4.0,) * half}
+        model.decoder = replace(model.decoder, rope=replace(model.decoder.rope, original_context=258, **longrope))
+        found = _assess(model, OracleSession(model), weights=_arrays(dict(model.tensors)), precision=F16)
+    assert found.verdict is Verdict.ACCEPTED
+    assert found.file is not None
+    assert found.file.kl_mean == 0
 
 
 def test_progress_ends_at_its_total_and_can_stop_the_comparison(model: Checkpoint) -> None:
