@@ -50,8 +50,19 @@ def write(tokenizer: Tokenizer, out: Path, stems: tuple[str, str], longest: int)
     for model, stem in zip(models, stems, strict=True):
         for key, value in rt_info(tokenizer).items():
             model.set_rt_info(value, key)
+        number(model)
         ov.save_model(model, out / f"{stem}.xml", compress_to_fp16=False)
     return [NORMALIZES] if '"NFC"' in tokenizer.to_json() else []
+
+
+def number(model: ov.Model) -> None:
+    """Names operators by their place in the model: OpenVINO counts all that the process ever made, and writes that."""
+    for place, operator in enumerate(model.get_ordered_ops()):
+        name = f"{operator.get_type_name()}_{place}"
+        for output in operator.outputs():
+            if names := output.get_names():
+                output.set_names({name if other == operator.get_friendly_name() else other for other in names})
+        operator.set_friendly_name(name)
 
 
 def compare(tokenizer: Tokenizer, encoder: ov.Model, decoder: ov.Model) -> None:

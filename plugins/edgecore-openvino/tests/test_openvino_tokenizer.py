@@ -171,6 +171,15 @@ def test_composing_characters_is_noted(tmp_path: Path) -> None:
     assert sorted(f.name for f in tmp_path.iterdir()) == ["detokens.bin", "detokens.xml", "tokens.bin", "tokens.xml"]
 
 
+def test_the_same_tokenizer_is_written_in_the_same_bytes(tmp_path: Path) -> None:
+    written = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        tokenizer_ir.write(stored("llama3"), folder, NAMES, 512)
+        written.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    assert written[0] == written[1]
+
+
 def test_rules_are_spelled_for_the_operations_own_expressions() -> None:
     assert portable(r"\s+(?!\S)|[^\s\p{L}]") == (r"[\t-\r\x{85}\p{Z}]+(?![^\t-\r\x{85}\p{Z}])|[^\t-\r\x{85}\p{Z}\p{L}]")
     assert quoted("<|a b|>｜") == r"\x{3c}\x{7c}a\x{20}b\x{7c}\x{3e}\x{ff5c}"
