@@ -119,13 +119,13 @@ class Bench:
 
     def finest(self) -> Precision:
         """What convert makes with the most bits, at most 16 where there is such: the artifact that most checks run."""
-        made = [p for p in self.manifest.precisions if p.by != "quantize"]
+        made = [p for p in self.manifest.precisions_of("text") if p.by != "quantize"]
         halves = [p for p in made if p.bits == 16]
         return next((p for p in halves if p.recommended), (halves or sorted(made, key=lambda p: -p.bits))[0])
 
-    def options(self, verb: str) -> dict[str, Value]:
-        """The declared defaults."""
-        return resolve(self.manifest.options_of(verb), {}, verb, self.entry.name)
+    def options(self, verb: str, task: str = "text") -> dict[str, Value]:
+        """The declared defaults of a task."""
+        return resolve(self.manifest.options_of(verb), {}, verb, self.entry.name, task)
 
     def text_format(self) -> str:
         return next(f.name for f in self.manifest.formats if f.task == "text")
@@ -222,7 +222,7 @@ class Bench:
             device=self.device,
             context_length=context_length,
             threads=threads,
-            options={**self.options("run"), **(options or {})},
+            options={**self.options("run", artifact.task), **(options or {})},
             deadline=self.left,
         )
         self.stage = "run"

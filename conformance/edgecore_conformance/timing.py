@@ -20,6 +20,8 @@ from edgecore_conformance.bench import Bench
 
 ATTEMPTS = 3
 """A busy neighbour spoils one attempt, a lie spoils all."""
+MOST_CALLS = 2000
+"""Of a tensor model in a repetition."""
 SUSPENDED = 0.15
 """Seconds of one suspension: far above a step, far below a deadline."""
 
@@ -40,7 +42,7 @@ class Stand:
                 artifact=self.artifact,
                 device=self.bench.device,
                 workload=workload,
-                options=self.bench.options("run"),
+                options=self.bench.options("run", self.artifact.task),
                 deadline=self.bench.left,
             )
         passed = watching.between(before, watching.glance(self.backend.pid))
@@ -54,7 +56,9 @@ class Stand:
         }
 
     def calibrate(self, workload: Workload) -> dict[str, Any]:
-        """CPU seconds of opening and of a repetition, from two calls that differ in repetitions alone."""
+        """CPU seconds of opening and of a repetition, from two calls that differ in repetitions alone. One before them
+        is not counted: in a new worker it loads and compiles what the others find ready."""
+        self.visit(replace(workload, repetitions=1, warmup=0))
         one = self.visit(replace(workload, repetitions=1, warmup=0))
         more = self.visit(replace(workload, repetitions=5, warmup=0))
         each = max(0.0, (more["cpu"] or 0.0) - (one["cpu"] or 0.0)) / 4
@@ -66,7 +70,7 @@ class Stand:
         few, many = (self.visit(replace(workload, repetitions=n, warmup=0)) for n in (1, 3))
         kind = "cpu" if self.bench.device == "cpu" and many["cpu"] is not None else "outside"
         each = max(1e-4, (many[kind] - few[kind]) / 2)
-        room = (workload.context_length or 512) - len(workload.prompt)
+        room = (workload.context_length or 512) - len(workload.prompt) if workload.prompt else MOST_CALLS
         return replace(workload, decode=max(workload.decode, min(room, math.ceil(workload.decode * seconds / each))))
 
 

@@ -181,7 +181,7 @@ def suspended_facts(known: Known, name: str, shown: float, warmup: int, ran: flo
     seen["cpu"] = 0.05 + ran * each * (4 + warmup)
     return {
         "calibration": {"one": one, "more": more, "repetition": each, "opening": max(0.0, one["cpu"] - each)},
-        "visits": [seen],
+        "visits": [{**seen, "usual": more}],
     }
 
 

@@ -97,6 +97,22 @@ def test_a_full_disk_that_is_no_error_is_found() -> None:
     assert verdict.outcome is Outcome.PASSED
 
 
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        ({"model": 1000, "words": 99}, ""),
+        ({"model": 500, "words": 100}, "other sizes: model"),
+        ({"model": 1000}, "there are ['model']"),
+    ],
+)
+def test_what_a_full_disk_cut_off_is_found_and_a_number_that_grew_is_not(after: dict[str, int], said: str) -> None:
+    facts = {"whole": {"model": 1000, "words": 100}, "tried": [], "again": {}, "after": after}
+    verdict = Judgement()
+    upsets.judge_disk_full(Observation(facts), verdict)
+    assert said in " ".join(verdict.problems)
+    assert bool(verdict.problems) == bool(said)
+
+
 def test_files_that_are_not_listed_and_weights_that_are_not_there_are_found() -> None:
     verdict = Judgement()
     sizes.judge_files({"model": [10, "model"]}, {"model": 10, "log": 3}, verdict)

@@ -87,11 +87,11 @@ def ask(bench: Bench, what: str) -> object:
     if what == "quantize":
         return backend.quantize(artifact=nothing, out=out, precision=nothing.precision, deadline=bench.left)
     if what == "compile":
-        return backend.compile(artifact=nothing, out=out, profile={}, deadline=bench.left)
+        return backend.compile(artifact=nothing, out=out, profile={}, device=bench.device, deadline=bench.left)
     kind = what.removeprefix("source-") if what.startswith("source-") else KINDS[0]
     task = "tensor" if kind == "onnx" else "text"
     formats = jobs.made_formats(manifest, task) or [f.name for f in manifest.formats]
     return backend.convert(
         source=sources.source(bench, kind), out=out, format=formats[0], precision=manifest.precisions[0].name,
-        options=bench.options("convert"), deadline=bench.left,
+        options=bench.options("convert", task), deadline=bench.left,
     )  # fmt: skip

@@ -251,9 +251,10 @@ class Outside(OfConvert):
 
 def called(bench: Bench, job: jobs.Job, out: Path) -> dict[str, Any]:
     """The conversion as a call of the hook itself."""
+    task = usual_task(bench.manifest)
     arguments = {
         "source": str(job.source), "out": str(out), "precision": job.precision.name,
-        "format": jobs.made_formats(bench.manifest, usual_task(bench.manifest))[0], "options": bench.options("convert"),
+        "format": jobs.made_formats(bench.manifest, task)[0], "options": bench.options("convert", task),
     }  # fmt: skip
     return {"hook": "edgecore_convert", "arguments": arguments}
 

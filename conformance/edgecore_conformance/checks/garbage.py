@@ -9,6 +9,7 @@ from edgecore.contract.manifest import Manifest
 from edgecore.contract.precisions import Precision
 from edgecore.quality import verdict as core
 from edgecore.quality.divergence import chunks, compare
+from edgecore_conformance import tensor_models
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, check
 from edgecore_conformance.checks import closeness, jobs
@@ -23,7 +24,7 @@ WORDS = ("tq1_0", "tq2_0", "ternary")
 def unclaimed(manifest: Manifest, device: str) -> list[Precision]:
     """Precisions that quantize makes and that are claimed for no family of text on the device."""
     named = {p.name for p in jobs.claimed(manifest, device)}
-    return [p for p in manifest.precisions if p.by != "convert" and p.name not in named]
+    return [p for p in manifest.precisions_of("text") if p.by != "convert" and p.name not in named]
 
 
 @check
@@ -84,19 +85,22 @@ class Garbage(jobs.OfQuantize):
         verdict.claimed = Outcome.UNSUPPORTED
 
 
-def through_core(bench: Bench, precision: str, *, with_text: bool = True) -> object:
-    """`edgecore build` of the fixture, in a store of its own. Raises what a user would be told."""
+def through_core(bench: Bench, precision: str, *, calibrated: bool = True, task: str = "text") -> object:
+    """`edgecore build` of the trained model or the classifier, in a store of its own. Raises what a user would be
+    told."""
     import os
 
     from edgecore import api
 
-    calibration = bench.calibration() if with_text and bench.precision(precision).calibration != "none" else None
+    takes = calibrated and bench.precision(precision).calibration != "none"
+    calibration = jobs.calibration_of(bench, task) if takes else None
+    source = bench.known.fixture(TRAINED) if task == "text" else tensor_models.classifier_feeds(1)[0]
     before = os.environ.get("EDGECORE_HOME")
     os.environ["EDGECORE_HOME"] = str(bench.folder("store"))
     try:
         named = bench.entry.name if bench.entry.origin != "path" else str(Path(bench.entry.location).parent)
         return api.build(
-            bench.known.fixture(TRAINED), backend=named, precision=precision, calibration=calibration,
+            source, backend=named, precision=precision, calibration=calibration,
             deadline=bench.left, offline=True,
         )  # fmt: skip
     finally:

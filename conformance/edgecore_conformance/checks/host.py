@@ -40,7 +40,7 @@ class Host(Check):
         artifact = bench.artifact(TRAINED) if text else tensor_models.drawn_artifact(bench, self.name())
         arguments = {
             "artifact": direct.artifact_facts(artifact), "device": bench.device, "context_length": None, "threads": 1,
-            "options": bench.options("run"),
+            "options": bench.options("run", artifact.task),
         }  # fmt: skip
         call: dict[str, Any] = {"hook": "edgecore_run", "arguments": arguments}
         if text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from edgecore.contract.manifest import Manifest
 from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.workers import Backend
+from edgecore_conformance import tensor_models
 from edgecore_conformance.bench import Bench, sha256_of
 from edgecore_conformance.check import Cell, Check
 from edgecore_conformance.known import TRAINED
@@ -166,7 +167,7 @@ def made_formats(manifest: Manifest, task: str) -> list[str]:
 
 
 class OfQuantize(Check):
-    """Applies to plugins that quantize language models; speaks of claims about text."""
+    """Applies to plugins that quantize language models; speaks of claims about text where a cell names no task."""
 
     def applies(self, manifest: Manifest) -> bool:
         return makes(manifest, "quantize", "text")
@@ -175,13 +176,34 @@ class OfQuantize(Check):
         return {"task": "text", **super().proves(manifest, cell)}
 
 
+class OfEither(OfQuantize):
+    """Of models of both tasks, as far as a plugin quantizes them: cells of a tensor model say `task=tensor`."""
+
+    def applies(self, manifest: Manifest) -> bool:
+        return any(makes(manifest, "quantize", task) for task in ("text", "tensor"))
+
+    def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
+        """One for text, and one for each precision of tensor models, which differ more than those of text: with feeds
+        or without."""
+        text: list[Cell] = [{}] if makes(manifest, "quantize", "text") else []
+        return text + tensor_cells(manifest, device)
+
+
+def tensor_cells(manifest: Manifest, device: str) -> list[Cell]:
+    """Precisions that quantize makes of tensor models."""
+    if not makes(manifest, "quantize", "tensor"):
+        return []
+    made = [p for p in claimed(manifest, device, "tensor") if p.by != "convert"]
+    return [{"precision": p.name, "task": "tensor"} for p in made]
+
+
 def convert_job(bench: Bench, source: Path, precision: Precision, format: str = "", task: str = "text") -> Job:
     format = format or made_formats(bench.manifest, task)[0]
 
     def work(backend: Backend, out: Path, progress: Progress, deadline: float) -> Made:
         bench.stage = "convert"
         return backend.convert(
-            source=source, out=out, format=format, precision=precision.name, options=bench.options("convert"),
+            source=source, out=out, format=format, precision=precision.name, options=bench.options("convert", task),
             deadline=deadline, on_progress=progress,
         )  # fmt: skip
 
@@ -191,23 +213,35 @@ def convert_job(bench: Bench, source: Path, precision: Precision, format: str = 
 def quantize_job(bench: Bench, precision: Precision, fixture: str = TRAINED, base: Artifact | None = None) -> Job:
     """base: what is quantized in the place of the fixture's own artifact."""
     base = base or bench.artifact(fixture)
-    calibration = bench.calibration() if precision.calibration == "required" else None
+    calibration = calibration_of(bench, base.task) if precision.calibration == "required" else None
 
     def work(backend: Backend, out: Path, progress: Progress, deadline: float) -> Made:
         bench.stage = "quantize"
         return backend.quantize(
             artifact=base, out=out, precision=precision.name, calibration=calibration,
-            options=bench.options("quantize"), deadline=deadline, on_progress=progress,
+            options=bench.options("quantize", base.task), deadline=deadline, on_progress=progress,
         )  # fmt: skip
 
     return Job("quantize", precision, base.path, work, base)
+
+
+def calibration_of(bench: Bench, task: str) -> Path:
+    """A text, or a folder of feeds of the classifier."""
+    if task == "text":
+        return bench.calibration()
+    return tensor_models.calibration_folder(bench, tensor_models.calibrating())
+
+
+def base_of(bench: Bench, task: str) -> Artifact:
+    """What is quantized: the trained language model, or the classifier."""
+    return bench.artifact(TRAINED) if task == "text" else tensor_models.classifier(bench)[0]
 
 
 def makes(manifest: Manifest, verb: str, task: str = "text") -> bool:
     """Whether a plugin declares that it does this for models of a task."""
     if not made_formats(manifest, task) or (verb == "convert" and not sources_of(manifest, task)):
         return False
-    return any(p.by in (verb, "both") for p in manifest.precisions)
+    return any(p.by in (verb, "both") for p in manifest.precisions_of(task))
 
 
 def sources_of(manifest: Manifest, task: str) -> list[str]:
@@ -237,9 +271,19 @@ def families(manifest: Manifest, device: str, precision: str = "") -> list[str]:
 
 
 def usual(manifest: Manifest, device: str) -> Precision:
-    """The precision that stands for quantize where one is enough: claimed, recommended, with the fewest bits, and
-    without calibration where there is such."""
+    """The precision of language models that stands for quantize where one is enough: claimed, recommended, with the
+    fewest bits, and without calibration where there is such."""
     known = [p for p in claimed(manifest, device) if p.by != "convert"] or [
-        p for p in manifest.precisions if p.by != "convert"
+        p for p in manifest.precisions_of("text") if p.by != "convert"
     ]
     return min(known, key=lambda p: (p.calibration == "required", not p.recommended, p.by == "both", p.bits))
+
+
+def calibrated(manifest: Manifest, device: str, task: str) -> Precision:
+    """The precision that options of quantize are tried with: one that takes calibration data where there is such, of
+    text the usual one's bits."""
+    if task == "text" and (found := usual(manifest, device)).calibration != "none":
+        return found
+    known = [p for p in manifest.precisions_of(task) if p.by != "convert"]
+    claims = {p.name for p in claimed(manifest, device, task)}
+    return min(known, key=lambda p: (p.calibration == "none", p.name not in claims, not p.recommended, p.bits))

@@ -10,10 +10,12 @@ from typing import Any
 
 from edgecore.checkpoint.families import known as known_families
 from edgecore.contract.artifacts import Artifact
+from edgecore.contract.errors import BadRequest
 from edgecore.contract.manifest import Manifest
 from edgecore.contract.options import Option, Value
 from edgecore.contract.sessions import TextSession
 from edgecore.workers.host import HOOKS
+from edgecore_conformance import tensor_models
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check
 from edgecore_conformance.checks import absent, closeness, direct, jobs, sources  # noqa: F401 - absent registers
@@ -81,10 +83,12 @@ def _contradictions(manifest: Manifest) -> list[str]:
             said.append(f"family {claim.family!r} is claimed for text, and is none of {', '.join(sorted(families))}")
         if tasks[claim.format] != claim.task:
             said.append(f"format {claim.format!r} is for {tasks[claim.format]}, and is claimed for {claim.task}")
-    for kind in {p.precision_class for p in manifest.precisions}:
-        named = [p.name for p in manifest.precisions if p.precision_class is kind and p.recommended]
-        if len(named) > 1:
-            said.append(f"several precisions of class {kind} are recommended: {', '.join(named)}")
+    for task in sorted({f.task for f in manifest.formats}):
+        mine = manifest.precisions_of(task)
+        for kind in sorted({p.precision_class for p in mine}):
+            named = [p.name for p in mine if p.precision_class is kind and p.recommended]
+            if len(named) > 1:
+                said.append(f"several precisions of class {kind} are recommended for {task}: {', '.join(named)}")
     for verb, options in manifest.options.items():
         for option in options:
             if option.default is not None and jobs.attempt(lambda o=option: o.parse(o.default)):  # type: ignore[misc]
@@ -279,31 +283,38 @@ class Options(Check):
 
     Unknown keys and bad values are refused by the core, from the manifest, so a plugin never sees them; but what the
     manifest declares must work. One option at a time takes each of its choices, both truth values and its limits
-    (for `run`), and the verb is called. A failure means that `-O key=value` passes every check and then fails in the
-    runtime.
+    (for `run`), and the verb is called: on a model of the option's task, with calibration data where the precision
+    takes any, and where that is refused without. A failure means that `-O key=value` passes every check and then fails
+    in the runtime.
     """
 
     seconds = 120.0
 
     def applies(self, manifest: Manifest) -> bool:
-        return any(f.task == "text" for f in manifest.formats) and any(manifest.options.values())
+        return bool(self._tried(manifest)) or (
+            any(f.task == "text" for f in manifest.formats) and any(manifest.options.values())
+        )
 
     def proves(self, manifest: Manifest, cell: Cell) -> Mapping[str, str]:
-        return {"task": "text"}  # models of text are what the options are tried with
+        return {"task": _task(_option(manifest, cell), manifest) if cell else "text"}
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        verbs = [
-            v for v in ("convert", "quantize", "run") if manifest.options_of(v) and jobs.made_formats(manifest, "text")
+        return self._tried(manifest) or [{}]
+
+    def _tried(self, manifest: Manifest) -> list[Cell]:
+        return [
+            {"verb": verb, "option": option.name}
+            for verb in ("convert", "quantize", "run")
+            for option in manifest.options_of(verb)
+            if jobs.made_formats(manifest, _task(option, manifest))
         ]
-        return [{"verb": v, "option": o.name} for v in verbs for o in manifest.options_of(v)] or [{}]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         if not cell:
             return Observation({"tried": []})
-        option = next(o for o in bench.manifest.options_of(cell["verb"]) if o.name == cell["option"])
-        tried = []
+        option, tried = _option(bench.manifest, cell), []
         for value in _values(option, cell["verb"], bench.known.level):
-            error = jobs.attempt(lambda value=value: _with_option(bench, cell["verb"], option.name, value), bench)  # type: ignore[misc]
+            error = jobs.attempt(lambda value=value: _with_option(bench, cell["verb"], option, value), bench)  # type: ignore[misc]
             tried.append({"value": value, **error})
         return Observation({"tried": tried})
 
@@ -311,7 +322,7 @@ class Options(Check):
         if not cell:
             verdict.claimed = Outcome.NOT_APPLICABLE
             return
-        option = next(o for o in known.manifest.options_of(cell["verb"]) if o.name == cell["option"])
+        option = _option(known.manifest, cell)
         due = _values(option, cell["verb"], known.level)
         verdict.expect([t["value"] for t in seen.facts["tried"]] == due, f"not every value was tried: {due}")
         for one in seen.facts["tried"]:
@@ -319,6 +330,15 @@ class Options(Check):
                 "error" not in one,
                 f"{option.name}={one['value']} is declared, and raises {one.get('error')}: {one.get('what')}",
             )
+
+
+def _option(manifest: Manifest, cell: Cell) -> Option:
+    return next(o for o in manifest.options_of(cell["verb"]) if o.name == cell["option"])
+
+
+def _task(option: Option, manifest: Manifest) -> str:
+    """Of the models that an option is tried with."""
+    return option.task or ("text" if jobs.made_formats(manifest, "text") else "tensor")
 
 
 def _values(option: Option, verb: str, level: str) -> list[Value]:
@@ -332,22 +352,34 @@ def _values(option: Option, verb: str, level: str) -> list[Value]:
     return list(dict.fromkeys(values))
 
 
-def _with_option(bench: Bench, verb: str, name: str, value: Value) -> None:
+def _with_option(bench: Bench, verb: str, option: Option, value: Value) -> None:
+    task = _task(option, bench.manifest)
     if verb == "run":
-        with bench.session(bench.artifact(TRAINED), threads=1, options={name: value}) as opened:
+        artifact = jobs.base_of(bench, task)
+        with bench.session(artifact, threads=1, options={option.name: value}) as opened:
             if isinstance(opened, TextSession):
                 opened.context().prefill(bench.known.tokens(TRAINED, "options", 4))
+            else:
+                opened(tensor_models.classifier_feeds(1)[1])
         return
-    options, out = {**bench.options(verb), name: value}, bench.folder("option")
+    options = {**bench.options(verb, task), option.name: value}
     if verb == "convert":
+        source = bench.known.fixture(TRAINED) if task == "text" else tensor_models.classifier_feeds(1)[0]
+        precision = bench.finest().name if task == "text" else tensor_models.finest(bench.manifest, bench.device)
         bench.backend().convert(
-            source=bench.known.fixture(TRAINED), out=out, format=bench.text_format(), precision=bench.finest().name,
-            options=options, deadline=bench.left,
+            source=source, out=bench.folder("option"), format=jobs.made_formats(bench.manifest, task)[0],
+            precision=precision, options=options, deadline=bench.left,
         )  # fmt: skip
         return
-    precision = jobs.usual(bench.manifest, bench.device)
-    calibration = bench.calibration() if bench.calibrates(precision) else None
-    bench.backend().quantize(
-        artifact=bench.artifact(TRAINED), out=out, precision=precision.name, calibration=calibration, options=options,
-        deadline=bench.left,
-    )  # fmt: skip
+    made = jobs.calibrated(bench.manifest, bench.device, task)
+    ways = {"none": (False,), "optional": (True, False), "required": (True,)}[made.calibration]
+    for way in ways:
+        try:
+            bench.backend().quantize(
+                artifact=jobs.base_of(bench, task), out=bench.folder("option"), precision=made.name, options=options,
+                calibration=jobs.calibration_of(bench, task) if way else None, deadline=bench.left,
+            )  # fmt: skip
+            return
+        except BadRequest:
+            if way is ways[-1]:
+                raise

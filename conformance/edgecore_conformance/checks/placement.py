@@ -233,7 +233,7 @@ def _benchmark(bench: Bench, backend: Backend, artifact: Artifact, seconds: floa
             artifact=artifact,
             device=bench.device,
             workload=workload,
-            options=bench.options("run"),
+            options=bench.options("run", artifact.task),
             deadline=bench.left,
         )
 
@@ -332,7 +332,7 @@ def refusal(bench: Bench, artifact: Artifact, device: str) -> dict[str, dict[str
     """What run and benchmark say to a device."""
     said: dict[str, dict[str, str]] = {}
     prompt = tuple(bench.known.tokens(TRAINED, "placement.refusal", 8)) if artifact.task == "text" else ()
-    options = bench.options("run")
+    options = bench.options("run", artifact.task)
     try:
         session = bench.backend().open(artifact, device=device, threads=1, options=options, deadline=bench.left)
         said["run"] = {"answered": f"a session, which says it runs on {stated(session.placement)['operators']}"}

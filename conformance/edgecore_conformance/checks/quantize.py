@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from edgecore.contract.artifacts import Artifact
 from edgecore.contract.manifest import Manifest
 from edgecore.contract.precisions import Precision
+from edgecore_conformance import tensor_models as models
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, check
 from edgecore_conformance.checks import (
@@ -50,33 +53,42 @@ def artifact_of(bench: Bench, precision: str, fixture: str = TRAINED) -> Any:
 
 
 @check
-class Size(jobs.OfQuantize):
+class Size(jobs.OfEither):
     """quantize.size: an artifact is as small as the name of its precision says, and as the plugin says.
 
     Bits a weight are counted by the suite in the artifact's own files, where it reads the format (GGUF, safetensors),
     else taken from the size of the files. Over the matrices of the layers they must be within 1.25 times the nominal
     bits and the declared overhead, and not fewer than the name says; what the plugin says of itself must agree within
     2 %, and a matrix that kept far more bits must be listed as a fallback. An artifact whose bytes are those of what it
-    was made from is a copy. A failure usually is a group size that rows do not divide by: tools then leave most
-    layers as they are, and report success.
+    was made from is a copy. Of tensor models the classifier is quantized, whose weights the suite counts in the source:
+    the file must be as many times smaller as the bits are fewer, and what the plugin says must be of as many weights. A
+    failure usually is a group size that rows do not divide by: tools then leave most layers as they are, and
+    report success.
     """
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        return [{"precision": p.name} for p in made_by_quantize(manifest, device)] or [{}]
+        text = [{"precision": p.name} for p in made_by_quantize(manifest, device)]
+        return [*text, *jobs.tensor_cells(manifest, device)] or [{}]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         if not cell:
             return Observation()
-        base = bench.artifact(TRAINED)
-        made = artifact_of(bench, cell["precision"])
+        tensor = cell.get("task") == "tensor"
+        base = jobs.base_of(bench, "tensor" if tensor else "text")
+        name = cell["precision"]
+        made = models.classifier(bench, name)[0] if tensor else artifact_of(bench, name)
         return Observation(
             {
                 "files": {f.path: [f.size, f.role] for f in made.files},
                 "found": {name: facts[0] for name, facts in jobs.tree(made.path).items() if facts[3]},
                 "digests": jobs.digests(made.path),
                 "weights": sizes.weights_facts(made.weights),
-                "tensors": sizes.tensor_sizes(made),
-                "base": {"precision": base.precision, "digests": jobs.digests(base.path)},
+                "tensors": None if tensor else sizes.tensor_sizes(made),
+                "base": {
+                    "precision": base.precision,
+                    "digests": jobs.digests(base.path),
+                    "files": {f.path: [f.size, f.role] for f in base.files},
+                },
             }
         )
 
@@ -86,8 +98,12 @@ class Size(jobs.OfQuantize):
             return
         facts, precision = seen.facts, named(known.manifest, cell["precision"])
         sizes.judge_files(facts["files"], facts["found"], verdict)
-        sizes.judge_size(facts, precision, verdict)
-        sizes.judge_fallbacks(facts, precision, verdict)
+        if cell.get("task") == "tensor":
+            before = named(known.manifest, facts["base"]["precision"])
+            sizes.judge_tensor_size(facts, precision, before.bits, models.classifier_weights(), verdict)
+        else:
+            sizes.judge_size(facts, precision, verdict)
+            sizes.judge_fallbacks(facts, precision, verdict)
         stored = [
             facts["digests"].get(name) for name, (_, role) in facts["files"].items() if role in ("model", "weights")
         ]
@@ -169,66 +185,81 @@ class Quality(jobs.OfQuantize):
 
 
 @check
-class Unknown(jobs.OfQuantize):
+class Unknown(jobs.OfEither):
     """quantize.unknown: a precision that does not exist is refused, and the refusal names those that do.
 
     The hook is asked for a precision that nobody has. It must raise `UnsupportedPrecision`, and what it says must name
-    the declared precisions. A precision that only convert makes must not be answered by quantize either. A failure is a
-    default that is taken in silence: the file is named for what it is not.
+    the precisions that it makes of models of the kind, language models or tensor models. A precision that only convert
+    makes, or that only models of the other kind have, must not be answered either. A failure is a default that is taken
+    in silence: the file is named for what it is not.
     """
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        only = [p.name for p in manifest.precisions if p.by == "convert"]
-        return [{"asked": refusals.NO_PRECISION}, *({"asked": name} for name in only[:1])]
+        for task in ("text", "tensor"):
+            if not jobs.makes(manifest, "quantize", task):
+                continue
+            mine = manifest.precisions_of(task)
+            only = [p.name for p in mine if p.by == "convert"][:1]
+            foreign = [p.name for p in manifest.precisions if p not in mine and p.by != "convert"][:1]
+            for asked in (refusals.NO_PRECISION, *only, *foreign):
+                yield {"asked": asked, **({"task": task} if task == "tensor" else {})}
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
-        base = bench.artifact(TRAINED)
-
-        def ask() -> object:
-            return bench.backend().quantize(
-                artifact=base, out=bench.folder("unknown"), precision=cell["asked"], options=bench.options("quantize"),
-                deadline=bench.left,
-            )  # fmt: skip
-
-        return Observation(jobs.attempt(ask, bench))
+        task = cell.get("task", "text")
+        base = jobs.base_of(bench, task)
+        return Observation(jobs.attempt(lambda: quantized(bench, base, cell["asked"]), bench))
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         error, said = seen.facts.get("error", ""), f"{seen.facts.get('what')} {seen.facts.get('supported')}".lower()
         verdict.expect(error == "UnsupportedPrecision", f"{error or 'an artifact'}, where UnsupportedPrecision is due")
-        due = [p.name for p in known.manifest.precisions if p.by != "convert"]
+        due = [p.name for p in known.manifest.precisions_of(cell.get("task", "text")) if p.by != "convert"]
         missing = [name for name in due if name not in said]
         verdict.expect(not missing, f"the refusal does not name {', '.join(missing[:5])}")
 
 
+def quantized(bench: Bench, base: Artifact, precision: str, calibration: Path | None = None) -> object:
+    """The hook's answer. Raises what it raises."""
+    return bench.backend().quantize(
+        artifact=base, out=bench.folder("asked"), precision=precision, calibration=calibration,
+        options=bench.options("quantize", base.task), deadline=bench.left,
+    )  # fmt: skip
+
+
 @check
-class Calibration(jobs.OfQuantize):
+class Calibration(jobs.OfEither):
     """quantize.calibration: a precision that requires calibration data is refused without it, and takes it.
 
     Asked through the core, as a user would, the precision without data is `UnsupportedPrecision`; asked directly, the
-    hook raises one of the contract's errors; with the fixture's calibration text it makes an artifact. A failure is a
-    file that was quantized blindly and is worse than its name.
+    hook raises one of the contract's errors; with the fixture's calibration data it makes an artifact. For tensor
+    models these are a folder of the classifier's images; one that is empty, or holds feeds of another name or shape,
+    must be refused with an error of the contract too. A failure is a file that was quantized blindly and is worse than
+    its name.
     """
 
     def applies(self, manifest: Manifest) -> bool:
-        return super().applies(manifest) and any(p.calibration == "required" for p in manifest.precisions)
+        return super().applies(manifest) and bool(self.cells(manifest, "", "full"))
 
-    def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        required = [p.name for p in manifest.precisions if p.calibration == "required"]
-        return [{"precision": name} for name in (required if level == "full" else required[:1])]
+    def cells(self, manifest: Manifest, device: str, level: str) -> list[Cell]:
+        found: list[Cell] = []
+        for task in ("text", "tensor"):
+            made = manifest.precisions_of(task) if jobs.makes(manifest, "quantize", task) else ()
+            required = [p.name for p in made if p.calibration == "required"]
+            more = {"task": task} if task == "tensor" else {}
+            found += [{"precision": name, **more} for name in (required if level == "full" else required[:1])]
+        return found
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
-        base, name = bench.artifact(TRAINED), cell["precision"]
-
-        def ask() -> object:
-            return bench.backend().quantize(
-                artifact=base, out=bench.folder("blind"), precision=name, options=bench.options("quantize"),
-                deadline=bench.left,
-            )  # fmt: skip
-
-        core = jobs.attempt(lambda: garbage.through_core(bench, name, with_text=False), bench)
-        direct_error = jobs.attempt(ask, bench)
-        made = jobs.attempt(lambda: artifact_of(bench, name), bench)
-        return Observation({"core": core, "hook": direct_error, "with": made})
+        task, name = cell.get("task", "text"), cell["precision"]
+        base = jobs.base_of(bench, task)
+        core = jobs.attempt(lambda: garbage.through_core(bench, name, calibrated=False, task=task), bench)
+        hook = jobs.attempt(lambda: quantized(bench, base, name), bench)
+        wrong = {
+            what: jobs.attempt(lambda feeds=feeds: quantized(bench, base, name, feeds), bench)  # type: ignore[misc]
+            for what, feeds in (wrong_feeds(bench) if task == "tensor" else {}).items()
+        }
+        data = jobs.calibration_of(bench, task)
+        made = jobs.attempt(lambda: quantized(bench, base, name, data), bench)
+        return Observation({"core": core, "hook": hook, "wrong": wrong, "with": made})
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         core, hook = seen.facts["core"].get("error", ""), seen.facts["hook"].get("error", "")
@@ -236,4 +267,26 @@ class Calibration(jobs.OfQuantize):
             core == "UnsupportedPrecision", f"core: {core or 'an artifact'}, where UnsupportedPrecision is due"
         )
         verdict.expect(hook not in jobs.UNTYPED, f"hook: {hook or 'an artifact'}, where a typed refusal is due")
+        if cell.get("task") == "tensor":
+            verdict.expect(sorted(seen.facts["wrong"]) == sorted(WRONG), f"not every folder was tried: {WRONG}")
+        for what, error in seen.facts["wrong"].items():
+            found = error.get("error", "")
+            verdict.expect(
+                found not in jobs.UNTYPED,
+                f"{what}: {found or 'an artifact'}, where a typed refusal is due: {error.get('what', '')}",
+            )
         verdict.expect(not seen.facts["with"], f"with calibration data: {seen.facts['with']}")
+
+
+WRONG = ("an empty folder", "feeds of another name", "feeds of another shape")
+
+
+def wrong_feeds(bench: Bench) -> dict[str, Path]:
+    """Folders that cannot calibrate the classifier, by what is wrong with them."""
+    feeds = models.calibrating()[:2]
+    found: tuple[list[models.Arrays], ...] = (
+        [],
+        [{f"{name} of nobody": image for name, image in feed.items()} for feed in feeds],
+        [{name: image[..., :-1] for name, image in feed.items()} for feed in feeds],
+    )
+    return {what: models.calibration_folder(bench, arrays) for what, arrays in zip(WRONG, found, strict=True)}

@@ -19,15 +19,22 @@ def usual_job(bench: Bench) -> jobs.Job:
     return jobs.quantize_job(bench, jobs.usual(bench.manifest, bench.device))
 
 
+def job_of(bench: Bench, cell: Cell) -> jobs.Job:
+    """The usual one of text, or the tensor model's in the cell's precision."""
+    if cell.get("task") != "tensor":
+        return usual_job(bench)
+    return jobs.quantize_job(bench, bench.precision(cell["precision"]), base=jobs.base_of(bench, "tensor"))
+
+
 def called(bench: Bench, job: jobs.Job, out: Any) -> dict[str, Any]:
     """The same call for a fresh interpreter."""
     assert job.base is not None
-    calibration = str(bench.calibration()) if job.precision.calibration == "required" else None
+    calibration = str(jobs.calibration_of(bench, job.base.task)) if job.precision.calibration == "required" else None
     return {
         "hook": "edgecore_quantize",
         "arguments": {
             "artifact": direct.artifact_facts(job.base), "out": str(out), "precision": job.precision.name,
-            "calibration": calibration, "options": bench.options("quantize"),
+            "calibration": calibration, "options": bench.options("quantize", job.base.task),
         },
     }  # fmt: skip
 
@@ -45,28 +52,33 @@ class OfUsual(jobs.OfQuantize):
 
 
 @check
-class Deterministic(jobs.OfQuantize):
+class Deterministic(jobs.OfEither):
     """quantize.deterministic: the same request gives the same bytes, where that is declared.
 
-    As convert.deterministic, for the usual precision of this plugin.
+    As convert.deterministic, for the usual precision of this plugin and for each of tensor models, calibrated with the
+    same feeds.
     """
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
-        return upsets.twice(bench, usual_job(bench))
+        return upsets.twice(bench, job_of(bench, cell))
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         upsets.judge_twice(seen, known, verdict)
 
 
 @check
-class Source(OfUsual):
+class Source(jobs.OfEither):
     """quantize.source: the artifact that is quantized is left as it was, also when quantizing fails.
 
     As convert.source: content, times and permissions, after a call that succeeds, one that is refused and one that is
-    cancelled.
+    cancelled; of language models in the usual precision, of tensor models in each.
     """
 
-    upset = upsets.untouched, upsets.judge_untouched
+    def observe(self, bench: Bench, cell: Cell) -> Observation:
+        return upsets.untouched(bench, job_of(bench, cell))
+
+    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        upsets.judge_untouched(seen, verdict)
 
 
 @check

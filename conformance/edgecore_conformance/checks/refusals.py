@@ -29,13 +29,14 @@ def refusal(bench: Bench, case: str, out: Path, job: Job | None = None) -> Made:
     backend: Backend = bench.backend()
     if job is not None and job.base is not None:
         return backend.quantize(
-            artifact=job.base, out=out, precision=NO_PRECISION, options=bench.options("quantize"), deadline=bench.left
-        )
+            artifact=job.base, out=out, precision=NO_PRECISION, options=bench.options("quantize", job.base.task),
+            deadline=bench.left,
+        )  # fmt: skip
     task = "tensor" if job is not None and job.source.suffix == ".onnx" else "text"
     given: dict[str, Any] = {
         "source": job.source if job is not None else bench.known.fixture(TRAINED),
         "format": jobs.made_formats(bench.manifest, task)[0],
-        "precision": next(p.name for p in bench.manifest.precisions if p.by != "quantize"),
+        "precision": next(p.name for p in bench.manifest.precisions_of(task) if p.by != "quantize"),
     }
     if case == "precision":
         given["precision"] = NO_PRECISION
@@ -52,4 +53,4 @@ def refusal(bench: Bench, case: str, out: Path, job: Job | None = None) -> Made:
         given["limits"] = ConvertLimits(max_context=1 << 24)
     elif case == "missing":
         given["source"] = bench.folder("nothing") / "no-model"
-    return backend.convert(out=out, options=bench.options("convert"), deadline=bench.left, **given)
+    return backend.convert(out=out, options=bench.options("convert", task), deadline=bench.left, **given)

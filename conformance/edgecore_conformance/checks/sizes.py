@@ -86,8 +86,10 @@ def judge_size(facts: Mapping[str, Any], precision: Any, verdict: Judgement) -> 
         near = min((layers, matrices), key=lambda bits: abs(bits - said["eligible_bits_per_weight"]))
         _agree(verdict, "eligible bits a weight", said["eligible_bits_per_weight"], near)
     elif elements:
-        # The container and what else lies in the same file: a quarter of a megabyte.
-        least = (files - 8 * (1 << 18)) / elements / 1.05
+        # The container and what else lies in the same file: a quarter of a megabyte. Where the graph is a file of its
+        # own, that is no weight: the larger of the two is what must be told.
+        largest = max(_of_role(facts["files"], role) for role in ("model", "weights"))
+        least = (8 * largest - 8 * (1 << 18)) / elements / 1.05
         verdict.figure(
             "said: bits a weight, at least",
             said["bits_per_weight"],
@@ -100,6 +102,44 @@ def judge_size(facts: Mapping[str, Any], precision: Any, verdict: Judgement) -> 
         verdict.figure(
             "said: bits a weight", said["bits_per_weight"], most, "<=", "bits", "no more than the files hold"
         )
+
+
+def judge_tensor_size(
+    facts: Mapping[str, Any], precision: Any, base_bits: float, elements: int, verdict: Judgement
+) -> None:
+    """Of a tensor model of so many weights: its files against what it was made from, which had `base_bits`, and what
+    the plugin says against the files and the name of the precision."""
+    nominal = precision.bits + precision.overhead
+    origin = f"{OVERSIZE:g} x {nominal:g}, the bits that {precision.name} stands for"
+    stored, before = _stored(facts["files"]), _stored(facts["base"]["files"])
+    verdict.figure(
+        "bits a weight, files", 8 * stored / elements, 0.95 * precision.bits, ">=", "bits", "0.95 x its bits"
+    )
+    verdict.figure(
+        "size over that of what it was made from", stored / max(before, 1), OVERSIZE * nominal / base_bits, "<=", "",
+        f"{origin}, over {base_bits:g}",
+    )  # fmt: skip
+    if (said := facts["weights"]) is None:
+        return
+    bits, eligible = float(said["bits_per_weight"]), float(said["eligible_bits_per_weight"])
+    verdict.figure("said: bits a weight, eligible", eligible, OVERSIZE * nominal, "<=", "bits", origin)
+    verdict.figure("said: bits a weight, eligible, at least", eligible, 0.95 * precision.bits, ">=", "bits")
+    whole = 8 * sum(size for size, _ in facts["files"].values()) / elements
+    verdict.figure("said: bits a weight", bits, 1.02 * whole, "<=", "bits", "no more than the files hold")
+    verdict.figure("said: bits a weight, at least", bits, 0.95 * precision.bits, ">=", "bits", "0.95 x its bits")
+    verdict.figure(
+        "said: weights over those of the source", abs(said["parameters"] / elements - 1), 0.02, "<=", "",
+        "constants that a quantizer adds",
+    )  # fmt: skip
+
+
+def _stored(files: Mapping[str, Any]) -> int:
+    """Bytes of what holds the weights: of their own files, where there are such."""
+    return _of_role(files, "weights") or _of_role(files, "model")
+
+
+def _of_role(files: Mapping[str, Any], role: str) -> int:
+    return sum(size for size, other in files.values() if other == role)
 
 
 def _agree(verdict: Judgement, what: str, said: float, measured: float) -> None:

@@ -65,7 +65,7 @@ class Operators(Check):
                     models.native(bench, file) if models.opens_onnx(bench.manifest) else models.artifact(bench, file)
                 )
                 session = bench.backend().open(
-                    artifact, device=bench.device, threads=1, options=bench.options("run"),
+                    artifact, device=bench.device, threads=1, options=bench.options("run", "tensor"),
                     deadline=min(CASE_SECONDS, bench.left),
                 )  # fmt: skip
                 assert isinstance(session, TensorSession)

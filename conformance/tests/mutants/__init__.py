@@ -1,7 +1,7 @@
 """The tests of the suite: plugins with one planted fault each, and the check that must catch it.
 
     mutant.py       what a mutant is, and how it becomes a plugin's folder
-    plugin/         what every such folder gets: the way to plant a fault, and a truthful plugin that quantizes
+    plugin/         what every such folder gets: the way to plant a fault, and truthful plugins that quantize
     text.py, ...    the mutants, a file a group of checks
     unseen*.py      mutants that were thought of without looking at the checks
 
@@ -20,6 +20,7 @@ from mutants import (
     numbers,
     placement,
     quantize,
+    quantize_tensor,
     robustness,
     tensor,
     text,
@@ -35,7 +36,7 @@ from mutants.mutant import TRUTHFUL, Mutant, write_mutant
 __all__ = ["MUTANTS", "TRUTHFUL", "Mutant", "write_mutant"]
 
 _FILES = (
-    manifest, convert, quantize, numbers, text, words, tensor, benchmark, placement, robustness,
+    manifest, convert, quantize, quantize_tensor, numbers, text, words, tensor, benchmark, placement, robustness,
     unseen, unseen_words, unseen_tensor, unseen_artifacts, unseen_work,
 )  # fmt: skip
 MUTANTS: Mapping[str, Mutant] = {mutant.name: mutant for file in _FILES for mutant in file.MUTANTS}

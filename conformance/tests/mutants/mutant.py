@@ -47,7 +47,8 @@ class Mutant:
     package: str = ""
     """The top-level package's `__init__.py`."""
     base: str = "reference"
-    """`reference`, `quantizer`, or `timer`: the reference with a truthful benchmark of its own."""
+    """`reference`, `quantizer` of language models or of `tensors`, or `timer`: the reference with a truthful benchmark
+    of its own."""
     outcomes: tuple[Outcome, ...] = (Outcome.FAILED,)
     device: str = "cpu"
     cells: Mapping[str, str] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class Mutant:
 
 TRUTHFUL = {
     base: Mutant(f"truthful_{base}", "none", ("manifest.hooks",), base=base)
-    for base in ("reference", "quantizer", "timer")
+    for base in ("reference", "quantizer", "tensors", "timer")
 }
 """What mutants are made of, without a fault: what catches them must let these pass."""
 
@@ -87,8 +88,9 @@ def write_mutant(mutant: Mutant, folder: Path) -> Path:
 
 
 def _manifest(mutant: Mutant) -> str:
-    text = (_PARTS / "quantizer.toml").read_text(encoding="utf-8")
-    if mutant.base != "quantizer":
+    own = _PARTS / f"{mutant.base}.toml"
+    text = own.read_text(encoding="utf-8") if own.exists() else ""
+    if not text:
         spec = find_spec("edgecore_reference")
         assert spec is not None
         assert spec.origin is not None
