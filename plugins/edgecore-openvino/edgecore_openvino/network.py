@@ -59,22 +59,27 @@ class Network:
         self._request: Any = self.compiled.create_infer_request()
         self.vocab_size = _vocabulary(self.compiled)
         self._long_after = long_after
-        self._inputs = Inputs(self._request, self.compiled)
-        self._cache: Cache = (
-            Pages(self._request, self._inputs, self.compiled) if pages else State(self._request, self._inputs)
-        )
+        self._inputs: Any = Inputs(self._request, self.compiled)
+        self._cache: Any = self._made_cache(pages is not None)
         self.filled = 0
         self._long = False
         self._sound = True
         """False while the state is being changed: what stopped half way is not to be used."""
 
+    def _made_cache(self, in_pages: bool) -> Cache:
+        if in_pages:
+            return Pages(self._request, self._inputs, self.compiled)
+        return State(self._request, self._inputs)
+
     def checked(self, tokens: Sequence[int]) -> Ids:
         """Token ids as the graph takes them. Raises `BadRequest` for ids outside the vocabulary."""
-        ids = np.asarray(tokens, np.int64)
+        ids = np.asarray(tokens)
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            raise BadRequest("tokens that are no row of token ids", supported="a sequence of whole numbers")
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             bad = next(int(i) for i in ids if not 0 <= i < self.vocab_size)
             raise BadRequest(f"token id {bad}", supported=f"ids from 0 to {self.vocab_size - 1}")
-        return ids
+        return ids.astype(np.int64, copy=False)
 
     def rows_at_once(self, most_bytes: int) -> int:
         """Positions whose logits are computed in one call, in at most so much memory."""
@@ -83,9 +88,11 @@ class Network:
     def usable(self, count: int, total: int) -> int:
         """How many of the first `count` positions in the cache serve a sequence of `total` tokens; none where longrope
         turns that one otherwise (as edgecore's oracle, and transformers)."""
+        _ = self._open
         if not self._sound or self._long != self._is_long(total):
             return 0
-        return self.filled if count >= self.filled else self._cache.whole(count)
+        whole: int = self.filled if count >= self.filled else self._cache.whole(count)
+        return whole
 
     def append(self, ids: Ids, keep: int, chunk: int = CHUNK) -> NDArray[np.float32]:
         """Forgets all but the first `keep` positions, appends `ids`; a view of the last one's logits, (vocab,), valid
@@ -109,10 +116,13 @@ class Network:
         if decoy:
             ids, positions = np.append(ids, 0), np.append(positions, self._long_after)
         request, self._sound = self._open, False
-        self._cache.give(ids, positions, self.filled)
-        self._inputs.give(LAST, [-(rows + decoy)], np.int64)
-        self._infer()
-        logits: NDArray[np.float32] = request.get_output_tensor(0).data.reshape(-1, self.vocab_size)
+        try:
+            self._cache.give(ids, positions, self.filled)
+            self._inputs.give(LAST, [-(rows + decoy)], np.int64)
+            self._infer()
+            logits: NDArray[np.float32] = request.get_output_tensor(0).data.reshape(-1, self.vocab_size)
+        except RuntimeError as error:
+            raise failed(error) from None
         self.filled, self._sound = end, True
         if decoy:
             logits = logits[:-1].copy()
@@ -131,7 +141,10 @@ class Network:
     def _cut(self, count: int) -> None:
         _ = self._open
         self._sound = False
-        self._cache.cut(count)
+        try:
+            self._cache.cut(count)
+        except RuntimeError as error:
+            raise failed(error) from None
         self.filled, self._sound = count, True
 
     def _is_long(self, total: int) -> bool:
@@ -139,11 +152,8 @@ class Network:
 
     def _infer(self) -> None:
         """Not `infer`: on one thread OpenVINO 2026.4 loses what fails there, and answers what was before."""
-        try:
-            self._request.start_async()
-            self._request.wait()
-        except RuntimeError as error:
-            raise failed(error) from None
+        self._request.start_async()
+        self._request.wait()
 
     @property
     def _open(self) -> Any:
@@ -164,7 +174,7 @@ class Network:
 
     def close(self) -> None:
         """Gives back weights and cache; the compiled model still says what it was."""
-        self._request = None
+        self._request = self._inputs = self._cache = None
         self.compiled = None
 
 
@@ -190,6 +200,8 @@ def slice_hidden(model: ov.Model, axis: int = 1) -> bool:
 def failed(error: RuntimeError) -> EdgecoreError:
     """What stopped a computation, typed."""
     words = " ".join(str(error).split())[-400:]
+    if "is busy" in words:
+        return BadRequest("the session computes already, in another thread", supported="one thread at a time")
     if "alloc" in words or "memory" in words.lower():
         return DoesNotFit(f"OpenVINO ran out of memory: {words}", hint="a smaller -c, or kv_cache=u8")
     return EdgecoreError(f"OpenVINO could not compute: {words}")

@@ -189,6 +189,8 @@ class OpenvinoSession(TextSession):
         chunk = network.rows_at_once(SCORED_BYTES)
         try:
             for start in range(0, len(ids), chunk):
+                if network.filled != start or context.position:
+                    raise BadRequest("the session was used while it scored a text", supported="one after the other")
                 some = ids[start : start + chunk]
                 yield network.run(some, len(some), len(ids)).astype(np.float32)
         finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def session(openvino: Any, tiny_ir: Artifact) -> Iterator[Any]:
 
 def texts(pieces: Any) -> str:
     return "".join(piece.text for piece in pieces)
+
+
+def raising(fault: Exception) -> Callable[..., None]:
+    def call(*_: Any) -> None:
+        raise fault
+
+    return call
 
 
 def copied(artifact: Artifact, to: Path) -> Artifact:
@@ -104,6 +112,18 @@ def test_scoring_holds_few_logits_and_leaves_the_context_empty(session: Any, mon
     next(stream)
     stream.close()
     assert session.context().position == 0
+
+
+def test_a_scoring_goes_on_only_where_it_stopped(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its second half would follow on whatever was computed in between."""
+    monkeypatch.setattr(sessions, "SCORED_BYTES", 3 * 4 * session.vocab_size)
+    for between in ([5, 6], [5, 6, 7]):  # the latter as many as were scored
+        stream = session.score([10, 11, 12, 13, 14])
+        assert len(next(stream)) == 3
+        session.context().prefill(between)
+        with pytest.raises(BadRequest, match="used while it scored"):
+            next(stream)
+        assert session.context().position == 0
 
 
 def test_rewinding_and_resetting_forget(session: Any) -> None:
@@ -204,7 +224,7 @@ def test_the_context_is_never_cut(session: Any) -> None:
 def test_a_failed_prefill_leaves_the_cache_as_it_was(session: Any) -> None:
     context = session.context()
     context.prefill([5, 6, 7])
-    for bad in ([5] * 126, [session.vocab_size], [-1], []):
+    for bad in ([5] * 126, [session.vocab_size], [-1], [], [1.7], ["5"], [1 << 63], [[5]], np.array([[5, 6]])):
         with pytest.raises((DoesNotFit, BadRequest)):
             context.prefill(bad)
         assert list(context.tokens) == [5, 6, 7]
@@ -292,6 +312,25 @@ def test_a_closed_session_says_so(openvino: Any, tiny_ir: Artifact) -> None:
     ):
         with pytest.raises(BadRequest, match="closed"):
             call()
+
+
+def test_closing_gives_back_the_cache_though_the_session_is_still_held(openvino: Any, tiny_ir: Artifact) -> None:
+    """Python finds cycles late: until then each session that was closed would keep its threads and its KV cache."""
+    held = openvino.run(tiny_ir, 64)
+    held.context().prefill([5])
+    request = weakref.ref(held.context().network.request)
+    held.close()
+    assert request() is None
+
+
+def test_a_second_thread_is_told_that_the_session_computes(session: Any) -> None:
+    session.context().prefill([5, 6])
+    network, fault = session.context().network, RuntimeError("Infer Request is busy")
+    for name in ("give", "cut"):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(network._cache, name, raising(fault))
+            with pytest.raises(BadRequest, match="another thread"):
+                network.append(np.array([7]), 0)
 
 
 def test_a_native_folder_runs_where_it_lies(openvino: Any, tiny_ir: Artifact) -> None:
