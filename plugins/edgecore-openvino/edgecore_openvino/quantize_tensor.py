@@ -116,6 +116,7 @@ def read_feeds(folder: Path, inputs: Specs) -> list[Feeds]:
             with np.load(file, allow_pickle=False) as archive:
                 feeds = {name: archive[name] for name in archive.files}
             check_feeds(inputs, feeds)
+            _check_ranges(feeds)
         except BadRequest as error:
             raise BadRequest(f"calibration data {file}: {error.what}", supported=error.supported) from None
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
@@ -124,6 +125,15 @@ def read_feeds(folder: Path, inputs: Specs) -> list[Feeds]:
             ) from None
         found.append(feeds)
     return found
+
+
+def _check_ranges(feeds: Feeds) -> None:
+    """NNCF takes what has no range too, and the model would answer zeros."""
+    for name, feed in feeds.items():
+        if not feed.size:
+            raise BadRequest(f"input {name!r} is empty, which shows no range", supported="at least one number")
+        if feed.dtype.kind == "f" and not np.isfinite(feed).all():
+            raise BadRequest(f"input {name!r} holds numbers that are not finite", supported="finite numbers")
 
 
 def _calibrated(
