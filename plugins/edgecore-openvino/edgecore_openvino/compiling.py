@@ -142,7 +142,7 @@ def _check_level(profile: Mapping[str, Any], isa: str) -> None:
     features = match.get("features", [])
     wanted = next((word for feature, word in LEVELS if any(f.startswith(feature) for f in features)), "")
     made = next((word for _, word in LEVELS if word in isa), "")
-    if platform.machine() not in machines or (wanted and wanted != made):
+    if platform.machine() not in machines or (features and wanted != made):
         raise DeviceUnavailable(
             f"OpenVINO compiles for the CPU that it runs on, {isa or platform.machine()}, and the profile is another",
             supported="the profile of this machine (edgecore doctor names it)",

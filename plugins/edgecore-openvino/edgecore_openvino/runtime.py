@@ -250,7 +250,7 @@ def _header(path: Path) -> bytes:
 
 def _weights(path: Path, weights: Path, text: bytes) -> tuple[int, int]:
     """Bytes that the .xml speaks of, and that the .bin holds. Raises `CorruptModel` for too few, `DoesNotFit`."""
-    places = re.findall(rb'\boffset="(\d{1,18})"\s+size="(\d{1,18})"', text)
+    places = re.findall(rb'\boffset="(\d{1,99})"\s+size="(\d{1,99})"', text)
     needed = max((int(offset) + int(size) for offset, size in places), default=0)
     if not weights.is_file():
         if needed:
