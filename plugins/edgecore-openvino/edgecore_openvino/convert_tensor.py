@@ -17,12 +17,10 @@ from edgecore.contract import (
     UnsupportedModel,
     UnsupportedPrecision,
     Value,
-    check_room,
     fixed,
     fixed_sizes,
-    full_disk,
 )
-from edgecore_openvino import onnx_model
+from edgecore_openvino import onnx_model, saving
 from edgecore_openvino.constants import measure
 from edgecore_openvino.interface import Specs, from_source, state
 from edgecore_openvino.runtime import last_line, read_model
@@ -62,12 +60,7 @@ def convert(
 
 def save(model: ov.Model, out: Path, *, compressed: bool) -> None:
     """Raises `DoesNotFit` for a full disk."""
-    with full_disk(out):
-        try:
-            ov.save_model(model, out / MODEL, compress_to_fp16=compressed)
-        except RuntimeError:
-            check_room(out / WEIGHTS)
-            raise
+    saving.save(model, out / MODEL, compressed=compressed)
     (out / WEIGHTS).touch()  # a model without weights gets none
 
 

@@ -20,8 +20,6 @@ from edgecore.contract import (
     Progress,
     UnsupportedModel,
     Value,
-    check_room,
-    full_disk,
 )
 from edgecore_openvino import calibration as text
 from edgecore_openvino import self_text
@@ -29,6 +27,7 @@ from edgecore_openvino.folder import MODEL, WEIGHTS, copy_beside, model_file, op
 from edgecore_openvino.four_bits import in_four_bits
 from edgecore_openvino.recipe import FIXED, LEAST_GROUP, Recipe, recipe
 from edgecore_openvino.runtime import read_model
+from edgecore_openvino.saving import save
 from edgecore_openvino.watching import watched
 from edgecore_openvino.weights import Weight, find, in_layer, measure
 
@@ -66,7 +65,7 @@ def quantize(
         with watched(progress):
             model = _compressed(model, rest, feeding)
     progress(0, 1, "writing")
-    _save(model, out)
+    save(model, out / MODEL)
     beside = [file for file in copy_beside(source.parent, out) if file.path != "openvino_config.json"]
     (out / "openvino_config.json").unlink(missing_ok=True)  # what optimum says of its own quantization
     progress(1, 1, "writing")
@@ -76,15 +75,6 @@ def quantize(
         notes=tuple(_notes(wanted, feeding, calibration)),
         tools={"nncf": version("nncf")},
     )
-
-
-def _save(model: ov.Model, out: Path) -> None:
-    with full_disk(out):
-        try:
-            ov.save_model(model, out / MODEL, compress_to_fp16=False)
-        except RuntimeError:
-            check_room(out / WEIGHTS)
-            raise
 
 
 def _check_source(file: Path) -> None:
