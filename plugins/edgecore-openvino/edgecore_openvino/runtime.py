@@ -111,8 +111,8 @@ def properties(device: str, threads: int | None, options: Mapping[str, Value]) -
     found: dict[str, Any] = {}
     if (hint := str(options.get("performance_hint", "latency"))) != "none":
         found["PERFORMANCE_HINT"] = hint.upper()
-    if options.get("compile_cache", True):
-        found["CACHE_DIR"] = str(_compile_cache())
+    if options.get("compile_cache", True) and (folder := _compile_cache()):
+        found["CACHE_DIR"] = str(folder)
     if options.get("perf_count", device == "hetero"):
         found["PERF_COUNT"] = True
     if number := str(options.get("device_id", "")):
@@ -204,11 +204,15 @@ def _own(device: str, threads: int | None, options: Mapping[str, Value], *, stri
     return found
 
 
-def _compile_cache() -> Path:
-    """Blobs of other OpenVINO versions, devices and options are not found by theirs: the runtime sees to it."""
+def _compile_cache() -> Path | None:
+    """Blobs of other OpenVINO versions, devices and options are not found by theirs: the runtime sees to it. None where
+    nothing can be written, as in a container's read-only file system: a model runs there all the same."""
     folder = cache_folder("openvino")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _property(compiled: ov.CompiledModel, name: str) -> Any:

@@ -72,6 +72,14 @@ def test_a_cached_blob_that_is_damaged_or_of_another_version_is_compiled_anew(
     assert answer(xml, mode)[0], "and is in the cache again"
 
 
+@pytest.mark.parametrize("obstacle", ["a file", "a link to nowhere"])
+def test_a_home_that_cannot_be_written_is_no_reason_not_to_run(tmp_path: Path, home: Path, obstacle: str) -> None:
+    home.write_text("") if obstacle == "a file" else home.symlink_to(tmp_path / "nowhere" / "home")
+    found, got = answer(write_ir(tmp_path / "model.xml", 1), {})
+    assert not found
+    np.testing.assert_array_equal(got, answer(tmp_path / "model.xml", {}, cached=False)[1])
+
+
 def test_switched_off_it_leaves_no_file(tmp_path: Path, home: Path) -> None:
     answer(write_ir(tmp_path / "model.xml", 1), {}, cached=False)
     assert not home.exists()
