@@ -14,7 +14,16 @@ from typing import Any
 
 import openvino as ov
 
-from edgecore.contract import Artifact, CorruptModel, DeviceUnavailable, ModelNotFound, PayloadFile, TensorSpec
+from edgecore.contract import (
+    Artifact,
+    BadRequest,
+    CorruptModel,
+    DeviceUnavailable,
+    ModelNotFound,
+    PayloadFile,
+    TensorSpec,
+    Value,
+)
 from edgecore_openvino.devices import check_device
 from edgecore_openvino.interface import Specs, from_source, named
 from edgecore_openvino.runtime import check_execution, core, last_line
@@ -22,6 +31,9 @@ from edgecore_openvino.runtime import check_execution, core, last_line
 FORMAT = "openvino-blob"
 MODEL, INTERFACE = "model.blob", "interface.json"
 FILES = (PayloadFile(MODEL, "model"), PayloadFile(INTERFACE, "config"))
+TAKEN = ("perf_count", "device_id")
+SETTLED = ("inference_precision", "dynamic_quantization_group_size")
+"""Options of `run` that a blob takes, and those that it cannot."""
 
 
 def save(compiled: ov.CompiledModel, inputs: Specs, outputs: Specs, out: Path) -> None:
@@ -41,6 +53,16 @@ def requirements(compiled: ov.CompiledModel) -> dict[str, str]:
         return {}
     pairs = (part.partition("=") for part in said.split(";"))
     return {key.strip(): value.strip() for key, _, value in pairs if value and key.strip() not in ("meta", "ov")}
+
+
+def options(given: Mapping[str, Value]) -> dict[str, Value]:
+    """Those that a blob takes. Raises `BadRequest` for a precision: that was settled when it was compiled."""
+    for name in SETTLED:
+        if given.get(name, "device") != "device":
+            raise BadRequest(
+                f"{name}={given[name]}: a blob computes in what it was compiled for", supported=", ".join(TAKEN)
+            )
+    return {**{name: given[name] for name in TAKEN if name in given}, "compile_cache": False}
 
 
 def load(artifact: Artifact, device: str, properties: Mapping[str, Any]) -> tuple[ov.CompiledModel, Specs, Specs]:

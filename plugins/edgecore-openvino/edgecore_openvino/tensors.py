@@ -47,7 +47,8 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
     path = artifact.model
     rounded = options.get("float64") == "float32"
     if path.suffix == ".blob":
-        compiled, inputs, outputs = blob.load(artifact, device, runtime.properties(device, threads, {}))
+        given = runtime.properties(device, threads, blob.options(options))
+        compiled, inputs, outputs = blob.load(artifact, device, given)
         return OpenVinoSession(compiled, inputs, outputs, rounded=rounded)
     model, inputs, outputs = load(path)
     properties = runtime.properties(device, threads, _own(artifact, device, options))

@@ -14,10 +14,12 @@ from openvino import opset13 as op
 import edgecore
 from edgecore.contract import (
     Artifact,
+    BadRequest,
     CorruptModel,
     DeviceUnavailable,
     Made,
     PayloadFile,
+    PlacementSource,
     QualityRefused,
     TensorSession,
     TensorSpec,
@@ -87,6 +89,15 @@ def test_a_blob_answers_bit_for_bit_what_the_ir_answers(openvino: Any, made: Art
         assert b.inputs[0].shape == ("batch", 3, 8, 8)
         np.testing.assert_array_equal(a({"image": IMAGE})["features"], b({"image": IMAGE})["features"])
         assert b.placement.operators == {"cpu": 1.0}
+
+
+def test_a_blob_can_be_timed_and_computes_in_what_it_was_compiled_for(openvino: Any, made: Artifact) -> None:
+    with openvino.run(made, perf_count=True) as session:
+        session({"image": IMAGE})
+        assert session.placement.source is PlacementSource.RUNTIME_PROFILE
+    for name, value in (("inference_precision", "bf16"), ("dynamic_quantization_group_size", 32)):
+        with pytest.raises(BadRequest, match=f"{name}={value}: a blob computes in what it was compiled for"):
+            openvino.run(made, **{name: value})
 
 
 def test_it_says_what_it_requires(made: Artifact) -> None:
