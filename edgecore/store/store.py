@@ -112,14 +112,22 @@ class Store:
 
         A digest is remembered, so only the first opening reads the files. Raises as `get` does, and `ModelNotFound`.
         """
-        artifact = schema.read(Path(folder).expanduser().absolute())
-        for file in artifact.files:
-            if file_digest(artifact.path / file.path) != file.sha256:
-                raise CorruptModel(
-                    f"{artifact.path / file.path} is not what was sealed: its SHA-256 differs",
-                    supported="an artifact as it was made",
-                    hint=f"copy it again from where it was made; its id is {artifact.id}",
-                )
+        folder = Path(folder).expanduser().absolute()
+        try:
+            artifact = schema.read(folder)
+            for file in artifact.files:
+                if file_digest(artifact.path / file.path) != file.sha256:
+                    raise CorruptModel(
+                        f"{artifact.path / file.path} is not what was sealed: its SHA-256 differs",
+                        hint=f"edgecore cache rm {artifact.id}",
+                    )
+        except CorruptModel as error:
+            if folder.parent == self.root:
+                raise
+            # Removing the id would remove the good one that is stored here.
+            raise CorruptModel(
+                error.what, supported="an artifact as it was made", hint="copy it again from where it was made"
+            ) from None
         return artifact
 
     def list(self) -> list[Artifact]:

@@ -189,6 +189,23 @@ def test_a_copied_artifact_opens_elsewhere_without_its_store(store: Store, tmp_p
     assert Store(tmp_path / "other").evidence(copied) == [{"kind": "quality", "verdict": "accepted"}]
 
 
+@pytest.mark.parametrize("content", [None, b"weight", b"Weights"])
+def test_a_damaged_copy_does_not_ask_for_the_good_one_to_be_removed(
+    store: Store, tmp_path: Path, content: bytes | None
+) -> None:
+    artifact = publish(store, "a-1")
+    for folder, hint in ((tmp_path / "copy", "copy it again"), (artifact.path, "edgecore cache rm a-1")):
+        if folder != artifact.path:
+            shutil.copytree(artifact.path, folder)
+        model = folder / artifact.model.name
+        model.unlink()
+        if content is not None:
+            model.write_bytes(content)
+        with pytest.raises(CorruptModel, match=f"{model.name}.* (is missing|7 were sealed|SHA-256)") as caught:
+            store.open_path(folder)
+        assert hint in caught.value.hint
+
+
 def test_a_folder_without_artifact_json_is_no_artifact(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="not an artifact"):
         store.open_path(tmp_path)
