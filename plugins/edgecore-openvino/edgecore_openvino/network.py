@@ -52,6 +52,7 @@ class Network:
         _check_room(model, length, str(properties.get("KV_CACHE_PRECISION", "f16")))
         pages = paged(model) if in_pages and device == "cpu" else None
         model = pages or model
+        self.in_pages = pages is not None
         self.sliced = slice_hidden(model, axis=0 if pages else 1)
         self.compiled = runtime.compile_model(model, device, properties)
         self._assigned = assignment(model, properties) if device == "hetero" else None

@@ -61,8 +61,9 @@ def open_network(
         # Without weights in it a blob is small; the runtime reads them from where it is told, or misses its own cache.
         properties |= {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(xml.with_suffix(".bin"))}
     network = Network(xml, device, properties, length, folder.longrope_context(xml.parent), in_pages=in_pages)
-    stated = runtime.stated(network.compiled)
-    return Opened(network, xml.parent, length, {**stated, "context": str(length)})
+    attention = "paged" if network.in_pages else "stateful"  # not what was asked: some graphs cannot be paged
+    stated = {**runtime.stated(network.compiled), "attention": attention, "context": str(length)}
+    return Opened(network, xml.parent, length, stated)
 
 
 def open_session(

@@ -1,7 +1,11 @@
-"""OpenVINO's compile cache, as sessions use it: a hit is a hit, and no other model's blob is taken for one."""
+"""OpenVINO's compile cache, as sessions use it: a hit is a hit, and no other model's blob is taken for one. And the KV
+cache: a model that is closed leaves nothing behind."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,23 @@ import openvino as ov
 import pytest
 from openvino import opset13 as op
 
+from edgecore.contract import Artifact
 from edgecore_openvino import runtime
 
+OPENED_AND_CLOSED = """
+import json, os, sys
+from pathlib import Path
+from edgecore_openvino import network, runtime
+
+threads = []
+for _ in range(5):
+    given = runtime.properties("cpu", 1, {"compile_cache": False})
+    opened = network.Network(Path(sys.argv[1]), "cpu", given, 64)
+    opened.append(opened.checked([5, 6]), 0)
+    opened.close()
+    threads.append(len(os.listdir("/proc/self/task")))
+print(json.dumps(threads))
+"""
 WITHOUT_WEIGHTS = {"CACHE_MODE": "OPTIMIZE_SIZE"}
 
 
@@ -78,6 +97,15 @@ def test_a_home_that_cannot_be_written_is_no_reason_not_to_run(tmp_path: Path, h
     found, got = answer(write_ir(tmp_path / "model.xml", 1), {})
     assert not found
     np.testing.assert_array_equal(got, answer(tmp_path / "model.xml", {}, cached=False)[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the process' threads where Linux shows them")
+def test_a_language_model_that_is_closed_leaves_no_thread(tiny_ir: Artifact) -> None:
+    """What OpenVINO's fused state does not do (cache.py), in a process of its own."""
+    command = [sys.executable, "-c", OPENED_AND_CLOSED, str(tiny_ir.path / "openvino_model.xml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    threads = json.loads(done.stdout)
+    assert threads == threads[:1] * 5
 
 
 def test_switched_off_it_leaves_no_file(tmp_path: Path, home: Path) -> None:

@@ -247,6 +247,8 @@ def test_a_cache_larger_than_the_machine_is_refused_before_anything_is_computed(
 @pytest.mark.parametrize(
     ("options", "stated"),
     [
+        ({}, {"attention": "paged"}),
+        ({"attention_backend": "stateful"}, {"attention": "stateful"}),
         ({"kv_cache": "u8"}, {"kv_cache": "u8"}),
         ({"kv_cache": "f32"}, {"kv_cache": "f32"}),
         ({"dynamic_quantization_group_size": 0}, {"dynamic_quantization": "0"}),
