@@ -6,6 +6,7 @@ that names what is. Resolved options enter the artifact's id.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -51,7 +52,10 @@ class Option:
             if self.type == "int":
                 return int(text)
             if self.type == "float":
-                return float(text)
+                number = float(text)
+                if not math.isfinite(number):
+                    raise ValueError
+                return number
         except ValueError:
             raise self._bad(given, f"a value of type {self.type}") from None
         if self.type == "bool":

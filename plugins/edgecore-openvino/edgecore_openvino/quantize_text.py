@@ -23,7 +23,7 @@ from edgecore.contract import (
 )
 from edgecore_openvino import calibration as text
 from edgecore_openvino import self_text
-from edgecore_openvino.folder import MODEL, WEIGHTS, copy_beside, model_file, open_tokenizer, payload
+from edgecore_openvino.folder import MODEL, WEIGHTS, copy_beside, model_file, open_tokenizer, payload, trained_context
 from edgecore_openvino.four_bits import in_four_bits
 from edgecore_openvino.recipe import FIXED, LEAST_GROUP, Recipe, recipe
 from edgecore_openvino.runtime import read_model
@@ -72,7 +72,7 @@ def quantize(
     return Made(
         files=(*payload([MODEL, WEIGHTS]), *beside),
         weights=measure(out / MODEL, _fallbacks(out / MODEL, wanted)),
-        notes=tuple(_notes(wanted, feeding, calibration)),
+        notes=(*artifact.notes, *_notes(wanted, feeding, calibration)),
         tools={"nncf": version("nncf")},
     )
 
@@ -98,6 +98,7 @@ def _feeding(
     """Samples of the text, or of what the model writes where there is none."""
     count = int(options.get("calibration_samples") or (text.SAMPLES if calibration else self_text.SAMPLES))
     length = int(options.get("calibration_length") or text.LENGTH)
+    length = min(length, trained_context(folder) or length)
     tokenizer = open_tokenizer(folder)
     if calibration:
         pieces = text.samples(tokenizer, text.read_text(calibration), count, length)

@@ -10,6 +10,7 @@ from edgecore.contract import BadRequest, UnsupportedPrecision, Value
 
 METHODS = ("awq", "scale_estimation", "gptq")
 """Methods that look at activations: NNCF's first two, of which AWQ can do without, and gptq.py."""
+MOST_GROUP = 1 << 16
 LEAST_GROUP = 16
 """Smaller groups cost more bits in scales than they save, and kernels do not know them."""
 
@@ -97,5 +98,6 @@ def group_of(columns: int, asked: int) -> int:
 
 
 def _check_group(size: Value | None) -> None:
-    if size is not None and size != -1 and (int(size) < LEAST_GROUP or int(size) & (int(size) - 1)):
-        raise BadRequest(f"group_size={size}", supported=f"-1 (a whole row) or a power of two from {LEAST_GROUP}")
+    if size is not None and size != -1 and (not LEAST_GROUP <= int(size) <= MOST_GROUP or int(size) & (int(size) - 1)):
+        supported = f"-1 (a whole row) or a power of two from {LEAST_GROUP} to {MOST_GROUP}"
+        raise BadRequest(f"group_size={size}", supported=supported)

@@ -6,7 +6,7 @@ either; what would come out wrong for that is refused here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -37,6 +37,8 @@ from edgecore_openvino.placement import assignment, placement_of
 INTEGERS = ("int64", "uint64", "uint32")
 NARROWED = (*INTEGERS, "float64")
 """Types that are computed in 32 bits."""
+MOST_SHAPES = 64
+"""Shapes of inputs that are remembered."""
 LOWEST, HIGHEST = -(1 << 31), (1 << 31) - 1
 OVERFLOWN = float(np.finfo(np.float32).max)
 """What infinity becomes when OpenVINO widens it to float64."""
@@ -63,7 +65,7 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
     if device == "cpu" and compiled.get_property("LOADED_FROM_CACHE") and rotates(compiled):
         compiled = runtime.compile_model(model, device, {k: v for k, v in properties.items() if k != "CACHE_DIR"})
     placed = assignment(model, properties) if device == "hetero" else None
-    return OpenVinoSession(compiled, inputs, outputs, placed, rounded)
+    return OpenVinoSession(compiled, inputs, outputs, placed, rounded, Shapes(model))
 
 
 def load(path: Path) -> tuple[ov.Model, Specs, Specs]:
@@ -93,6 +95,42 @@ def _own(artifact: Artifact, device: str, options: Mapping[str, Value]) -> dict[
     return found
 
 
+class Shapes:
+    """Which inputs cannot fail: those of shapes that have been computed with, where shapes of inputs decide all others.
+
+    On one thread OpenVINO 2026.4's `infer` loses what fails there, and answers what was before; to start and to wait
+    raises, and costs a small model more than it takes, because another thread has to wake up.
+    """
+
+    def __init__(self, model: ov.Model | None) -> None:
+        """`model` None: nothing is known of its shapes."""
+        self._model = model if model is not None and model.is_dynamic() else None
+        self._decided = model is not None and not model.is_dynamic()
+        self._fixed = self._decided
+        self._worked: set[tuple[tuple[int, ...], ...]] = set()
+
+    def known(self, tensors: Sequence[ov.Tensor]) -> bool:
+        return self._fixed or (self._decided and _shapes(tensors) in self._worked)
+
+    def worked(self, tensors: Sequence[ov.Tensor]) -> None:
+        """Inputs of such shapes were computed with."""
+        if self._model is not None:
+            self._decided, self._model = _decide(self._model, _shapes(tensors)), None
+        if self._decided and len(self._worked) < MOST_SHAPES:
+            self._worked.add(_shapes(tensors))
+
+
+def _shapes(tensors: Sequence[ov.Tensor]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in tensors)
+
+
+def _decide(model: ov.Model, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether no shape is open any more once those of the inputs are given."""
+    given = model.clone()
+    given.reshape({port: ov.PartialShape(list(s)) for port, s in zip(given.inputs, shapes, strict=True)})
+    return not given.is_dynamic()
+
+
 class OpenVinoSession(TensorSession):
     """A compiled model with one request. `assigned` is what `placement.assignment` answered; `rounded` takes float64
     and computes it in float32."""
@@ -104,6 +142,7 @@ class OpenVinoSession(TensorSession):
         outputs: Specs,
         assigned: Mapping[str, str] | None = None,
         rounded: bool = False,
+        shapes: Shapes | None = None,
     ) -> None:
         self._compiled: ov.CompiledModel | None = compiled
         self._request = compiled.create_infer_request()
@@ -111,6 +150,7 @@ class OpenVinoSession(TensorSession):
         self._inputs, self._outputs, self._assigned = inputs, outputs, assigned
         self._placement = Placement()
         self._narrowed = INTEGERS if rounded else NARROWED
+        self._shapes = shapes or Shapes(None)
         self._lock = Lock()
 
     @property
@@ -148,9 +188,12 @@ class OpenVinoSession(TensorSession):
                     request.set_input_tensor(number, tensor)
                 if self._stateful:
                     request.reset_state()
-                # Not `infer`: on one thread OpenVINO 2026.4 loses what fails there, and answers what was before.
-                request.start_async()
-                request.wait()
+                if self._shapes.known(tensors):
+                    request.infer()
+                else:
+                    request.start_async()
+                    request.wait()
+                    self._shapes.worked(tensors)
                 answers = [request.get_output_tensor(number) for number in range(len(self._outputs))]
             except (RuntimeError, ValueError, MemoryError) as error:
                 self._request = self._compiled.create_infer_request()

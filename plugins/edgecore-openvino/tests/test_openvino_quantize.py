@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from edgecore.quality.bounds import bounds
 from edgecore.quality.divergence import compare
 from edgecore.quality.oracles import given_weights, score
 from edgecore.quality.rounding import RoundedTensors
-from edgecore_openvino import four_bits, weights
+from edgecore_openvino import folder, four_bits, weights
 from edgecore_openvino.calibration import samples
 from edgecore_openvino.gptq import gptq
 from edgecore_openvino.recipe import RECIPES
@@ -182,6 +183,19 @@ def test_a_calibration_text_means_gptq(precision: str, quantize: Quantize, text:
     assert types(made)["model.embed_tokens.weight"] == "u8"
 
 
+def test_samples_are_no_longer_than_what_the_model_was_trained_for(
+    quantize: Quantize, text: Path, small: Artifact
+) -> None:
+    trained = folder.trained_context(small.path)
+    _, answer = quantize("int4_asym", small, calibration=text, calibration_samples=1, calibration_length=100 * trained)
+    assert answer.notes == (f"gptq on 1 samples of {trained} tokens",)
+
+
+def test_what_was_said_of_the_source_is_said_of_what_was_made_of_it(quantize: Quantize, small: Artifact) -> None:
+    _, answer = quantize("int8_sym", replace(small, notes=("dequantized from Q4_1",)))
+    assert answer.notes == ("dequantized from Q4_1",)
+
+
 def test_a_text_that_nothing_looks_at_is_said_to_be_unused(quantize: Quantize, text: Path, small: Artifact) -> None:
     made, answer = quantize("int4_asym", small, calibration=text, gptq=False)
     assert error(matrices(made), matrices(quantize("int4_asym", small)[0])) == 0
@@ -270,6 +284,8 @@ def test_microscaling_leaves_rows_that_do_not_divide_as_they_were(quantize: Quan
         ("int4_asym", {"group_size": 48}, "power of two"),
         ("int4_asym", {"group_size": 0}, "power of two"),
         ("int4_asym", {"group_size": 8}, "power of two"),
+        ("int4_asym", {"group_size": 1 << 31}, "power of two"),
+        ("int4_asym", {"ratio": float("nan")}, "ratio"),
         ("int4_asym", {"gptq": True}, "--calibration"),
         ("int4_sym", {"scale_estimation": True}, "--calibration"),
         ("int8_sym", {"group_size": 64}, "int8_sym has no option group_size"),

@@ -8,10 +8,13 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import openvino as ov
 import pytest
 from onnx import TensorProto, helper
+from openvino import opset13 as ops
 
 from edgecore.contract import BadRequest, CannotDo, DeviceUnavailable, TensorSpec, UnsupportedModel
+from edgecore_openvino.tensors import Shapes
 
 from support.onnx_graphs import FLOAT, INT64, WEIGHT, native, one, product, value, write
 
@@ -272,3 +275,20 @@ def test_what_fails_inside_openvino_is_an_error_on_one_thread_too(openvino: Any,
             assert opened({"x": two, "z": two})["y"].tolist() == [2, 2]
             with pytest.raises(BadRequest, match="do not go together"):
                 opened({"x": two, "z": three})
+
+
+def test_inputs_are_known_to_be_safe_where_their_shapes_decide_all_others() -> None:
+    two, three = (ov.Tensor(np.ones(n, np.float32)) for n in (2, 3))
+    x = ops.parameter([-1], np.float32)
+    decided = Shapes(ov.Model([ops.relu(x)], [x]))
+    assert not decided.known([two])
+    decided.worked([two])
+    assert decided.known([two])
+    assert not decided.known([three])
+    y = ops.parameter([-1], np.float32)
+    by_values = Shapes(ov.Model([ops.non_zero(y)], [y]))
+    by_values.worked([two])
+    assert not by_values.known([two])
+    z = ops.parameter([2], np.float32)
+    assert Shapes(ov.Model([ops.relu(z)], [z])).known([two])
+    assert not Shapes(None).known([two])
