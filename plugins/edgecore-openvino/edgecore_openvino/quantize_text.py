@@ -9,12 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nncf
+import numpy as np
 import openvino as ov
 from nncf.quantization.advanced_parameters import GroupSizeFallbackMode
 
 from edgecore.contract import (
     Artifact,
     BadRequest,
+    CorruptModel,
     Fallback,
     Made,
     Progress,
@@ -78,13 +80,17 @@ def quantize(
 
 
 def _check_source(file: Path) -> None:
-    """NNCF passes over what is quantized already, and would say nothing."""
-    if small := {_type(weight) for weight in find(file).values() if weight.matrix} - set(FLOATS):
+    """NNCF passes over what is quantized already, and rounds what is no number to one; it would say nothing."""
+    weights = find(file).values()
+    if small := {_type(weight) for weight in weights if weight.matrix} - set(FLOATS):
         raise UnsupportedModel(
             f"{file}: its weights are {', '.join(sorted(small))} already",
             supported="quantize from f16 or f32",
             hint="edgecore convert MODEL --backend openvino --precision f16",
         )
+    for weight in weights:
+        if not np.isfinite(weight.stored.get_data(dtype=np.float32)).all():
+            raise CorruptModel(f"{file.with_suffix('.bin')}: {weight.name!r} holds weights that are NaN or infinite")
 
 
 def _looks(wanted: Recipe) -> bool:

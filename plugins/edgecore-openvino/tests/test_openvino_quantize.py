@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from edgecore.contract import (
     Artifact,
     BadRequest,
     Cancelled,
+    CorruptModel,
     Made,
     Manifest,
     UnsupportedModel,
@@ -375,3 +377,16 @@ def _into(seen: dict[str, list[int]]) -> Callable[[int, int, str], None]:
         seen.setdefault(stage, []).append(done)
 
     return report
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(
+    broken: float, quantize: Quantize, small: Artifact, tmp_path: Path
+) -> None:
+    copy = replace(small, path=tmp_path / "broken")
+    shutil.copytree(small.path, copy.path)
+    stored = np.fromfile(copy.path / "openvino_model.bin", np.float16)
+    stored[-1000] = broken
+    stored.tofile(copy.path / "openvino_model.bin")
+    with pytest.raises(CorruptModel, match="NaN or infinite"):
+        quantize("int8_sym", copy)
