@@ -53,9 +53,9 @@ def test_llama_cpp_passes_whole_and_its_bundle_is_consistent(seed: int, tmp_path
 @pytest.mark.skipif(
     find_spec("openvino") is None, reason="needs openvino: python3 bootstrap.py test --only conformance"
 )
-@SEEDS
-def test_openvino_passes_whole_and_its_bundle_is_consistent(seed: int, tmp_path: Path) -> None:
-    assert alarms(quick("openvino", tmp_path / "bundle", seed)) == []
+def test_openvino_passes_whole_on_challenged_inputs_and_its_bundle_is_consistent(tmp_path: Path) -> None:
+    """Once: it takes four minutes, and the inputs that everybody has are those of its published report."""
+    assert alarms(quick("openvino", tmp_path / "bundle", 1)) == []
     assert verify(tmp_path / "bundle").contradictions == []
 
 
