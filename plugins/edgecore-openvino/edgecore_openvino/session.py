@@ -32,7 +32,7 @@ SCORED_BYTES = 1 << 25
 
 @dataclass(frozen=True)
 class Opened:
-    """An artifact's network with what its folder says of it: what a session and a native loop are made of."""
+    """An artifact's network with what its folder says of it: what a session is made of."""
 
     network: Network
     folder: Path
