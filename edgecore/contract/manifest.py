@@ -120,12 +120,29 @@ class Manifest:
     def options_of(self, verb: str) -> tuple[Option, ...]:
         return tuple(self.options.get(verb, ()))
 
-    def precisions_of(self, task: str | None) -> tuple[Precision, ...]:
-        """Those that a task's models have: all but what is claimed for other tasks alone. None: of any task."""
-        claimed: dict[str, set[str]] = {}
-        for claim in self.claims:
-            claimed.setdefault(claim.precision, set()).add(claim.task)
-        return tuple(p for p in self.precisions if task is None or task in claimed.get(p.name, {task}))
+    def precisions_of(self, task: str | None, device: str | None = None) -> tuple[Precision, ...]:
+        """Those that a task's models have on a device: all but what is claimed for others alone. None: of any.
+
+        A device that no claim of the task names narrows nothing."""
+        here = {claim.precision for claim in self._claims_of(task, device)}
+        elsewhere = {claim.precision for claim in self.claims}
+        return tuple(p for p in self.precisions if p.name in here or p.name not in elsewhere)
+
+    def formats_of(self, task: str | None, precision: str | None = None, device: str | None = None) -> tuple[str, ...]:
+        """Formats in which a task's models are made, in the manifest's order: claims name them; others it opens and no
+        more. Of one precision and for one device where these are given: the first is what convert is asked for.
+
+        A precision or a device that no claim of the task names narrows nothing; empty: none has both."""
+        claims = self._claims_of(task, device)
+        if any(c.precision == precision for c in self._claims_of(task)):
+            claims = [c for c in claims if c.precision == precision]
+        claimed = {c.format for c in claims}
+        return tuple(f.name for f in self.formats if f.name in claimed)
+
+    def _claims_of(self, task: str | None, device: str | None = None) -> list[Claim]:
+        """The claims of a task; of those, the ones for a device where any is."""
+        claims = [c for c in self.claims if task in (None, c.task)]
+        return [c for c in claims if c.device == device] or claims
 
     def device(self, name: str) -> Device | None:
         return next((d for d in self.devices if d.name == name), None)
