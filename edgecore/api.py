@@ -41,8 +41,8 @@ def build(model: Model, *, on_progress: Progress = no_progress, **how: Any) -> A
     """Convert and, where the precision is made that way, quantize; with a `profile`, compile for it ahead of time.
 
     Keywords are the fields of `Making`: `backend`, `precision`, `format`, `options`, `calibration`, `max_context`,
-    `shapes`, `profile`, `allow_unverified`, `keep_refused`, `deadline` (seconds a call), `memory_limit` (bytes),
-    `offline`.
+    `prefill_chunk`, `shapes`, `device`, `profile`, `allow_unverified`, `keep_refused`, `deadline` (seconds a call),
+    `memory_limit` (bytes), `offline`.
     Raises `QualityRefused` for a result outside its bound.
     """
     return compiling.build(_given(model), _making(how), on_progress)

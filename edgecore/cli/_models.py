@@ -23,6 +23,7 @@ def making(how: Mapping[str, Any]) -> Making:
         options=how.get("options") or {},
         calibration=how.get("calibration"),
         max_context=how.get("max_context"),
+        prefill_chunk=how.get("prefill_chunk"),
         shapes=how.get("shapes") or {},
         profile=how.get("profile"),
         allow_unverified=bool(how.get("allow_unverified")),

@@ -107,6 +107,12 @@ making: Callable[[F], F] = _all(
         "--max-context", type=click.IntRange(min=1), metavar="TOKENS", help="Context that the result must hold."
     ),
     click.option(
+        "--prefill-chunk",
+        type=click.IntRange(min=1),
+        metavar="TOKENS",
+        help="Tokens that a prefill takes at once, where the target needs fixed shapes.",
+    ),
+    click.option(
         "--shape",
         "shapes",
         multiple=True,

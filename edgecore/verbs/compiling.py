@@ -51,7 +51,7 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
         names = {option.name for option in entry.ready_manifest.options_of("compile")}
         chosen: dict[str, Value] = {**suited.options, **{k: v for k, v in making.options.items() if k in names}}
         others = {k: v for k, v in making.options.items() if k not in names}
-        here = replace(making, profile=None, backend=making.backend or entry.name, options=others)
+        here = replace(making, profile=None, backend=making.backend or entry.name, device=suited.device, options=others)
         target = locate(given, offline=making.offline, on_progress=on_progress)
         options = resolve(entry.ready_manifest.options_of("compile"), chosen, "compile", entry.name, target.task)
         base = artifact_of(target, entry, here, on_progress)

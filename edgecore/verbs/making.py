@@ -24,6 +24,7 @@ from edgecore.contract.errors import (
     UnsupportedPrecision,
 )
 from edgecore.contract.hookspecs import ConvertLimits
+from edgecore.contract.manifest import Manifest
 from edgecore.contract.options import Value, resolve
 from edgecore.contract.precisions import Precision, PrecisionClass, select
 from edgecore.contract.progress import Progress, no_progress
@@ -33,7 +34,7 @@ from edgecore.registry import Entry
 from edgecore.sources import Source
 from edgecore.store import Staging, Store, request_id
 from edgecore.verbs import verifying
-from edgecore.verbs.targets import Target, choose, format_name, locate, made_formats
+from edgecore.verbs.targets import Target, choose, format_name, locate
 from edgecore.workers import Backend, connect
 
 CONVERTED_CLASSES = (PrecisionClass.HALF, PrecisionClass.FULL)
@@ -52,12 +53,16 @@ class Making:
     precision: str | None = None
     """Native name or class; None means 8 bits a weight where the backend has them, and 16 for convert alone."""
     format: str | None = None
-    """One that a backend makes, `hf` for short for `huggingface`; None takes the backend's first for the task."""
+    """One that a backend makes, `hf` for short for `huggingface`; None takes the first that claims the precision."""
+    device: str | None = None
+    """One of the backend's, where its formats differ by device; None: any."""
     options: Mapping[str, Value] = field(default_factory=dict)
     """The backend's own, as the manifest declares them."""
     calibration: Path | None = None
     max_context: int | None = None
     """Tokens that the result must hold."""
+    prefill_chunk: int | None = None
+    """Tokens that a prefill takes at once, where the target needs fixed shapes."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Fixed input shapes by name for tensor models; inputs that are not named keep theirs."""
     profile: str | None = None
@@ -82,7 +87,8 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     """Convert and, where the precision is made that way, quantize."""
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target, making.made_format)
-    precision = _select(entry, making.precision or default_precision(entry, target.task), target.task)
+    asked = making.precision or default_precision(entry, target.task, making.device)
+    precision = _select(entry, asked, target.task)
     _check_calibration(entry, precision, making, target.task)
     if target.artifact:
         return _quantize(entry, target.artifact, None, precision, making, on_progress)
@@ -90,13 +96,12 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     exporter = _through_exporter(entry, source, making)
     verbs = ("convert",) if precision.by == "convert" else ("convert", "quantize")
     options = _options(entry, making.options, verbs, target.task)
+    format = made_format(entry.ready_manifest, target.task, precision, making)
     with connect(entry, memory_limit=making.memory_limit) as backend:
-        first = (
-            precision
-            if precision.by == "convert"
-            else _select(entry, _first(entry, target.task, CONVERTED_CLASSES), target.task)
-        )
-        artifact = _convert(backend, source, first, options["convert"], making, on_progress, exporter)
+        first = precision
+        if precision.by != "convert":
+            first = _select(entry, _first(entry, target.task, CONVERTED_CLASSES, format=format), target.task)
+        artifact = _convert(backend, source, first, format, options["convert"], making, on_progress, exporter)
         if precision.by == "convert":
             return artifact
         return _quantized(backend, artifact, source, precision, options["quantize"], making, on_progress)
@@ -108,7 +113,8 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target, making.made_format)
     task = target.task
-    precision = _select(entry, making.precision or _first(entry, task, CONVERTED_CLASSES), task)
+    asked = making.precision or _first(entry, task, CONVERTED_CLASSES, making.device, making.made_format)
+    precision = _select(entry, asked, task)
     if precision.by == "quantize":
         raise UnsupportedPrecision(
             f"convert does not make {precision.name}; quantize does",
@@ -120,8 +126,9 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
     source = _source(target)
     exporter = _through_exporter(entry, source, making)
     options = _options(entry, making.options, ("convert",), task)
+    format = made_format(entry.ready_manifest, task, precision, making)
     with connect(entry, memory_limit=making.memory_limit) as backend:
-        return _convert(backend, source, precision, options["convert"], making, on_progress, exporter)
+        return _convert(backend, source, precision, format, options["convert"], making, on_progress, exporter)
 
 
 def quantize(given: str | Path, making: Making, on_progress: Progress = no_progress) -> Artifact:
@@ -157,6 +164,13 @@ def _quantize(
             f"{precision.name} is made by convert, from the source, not from an artifact",
             supported=", ".join(p.name for p in entry.ready_manifest.precisions_of(base.task) if p.by != "convert"),
         )
+    formats = entry.ready_manifest.formats_of(base.task, precision.name)
+    if formats and base.format not in formats and not base.native:
+        raise UnsupportedPrecision(
+            f"{precision.name} is made of {' or '.join(formats)}, and this is {base.format}",
+            supported=", ".join(p.name for p in _declared(entry.ready_manifest, base.task, None, base.format)),
+            hint=f"edgecore build SOURCE --backend {entry.name} --precision {precision.name}",
+        )
     if making.shapes:
         raise BadRequest(
             f"{base.path.name} is converted already: its shapes are what they are", hint="edgecore convert"
@@ -172,6 +186,7 @@ def _convert(
     backend: Backend,
     source: Source,
     precision: Precision,
+    format: str,
     options: Mapping[str, Value],
     making: Making,
     progress: Progress,
@@ -179,17 +194,10 @@ def _convert(
 ) -> Artifact:
     manifest = backend.entry.ready_manifest
     task = "tensor" if source.kind == "onnx" else "text"
-    formats = made_formats(manifest, task)
-    chosen = next((name for name in formats if making.made_format in (None, name)), None)
-    if chosen is None:
-        raise BadRequest(
-            f"backend {manifest.name!r} does not write {making.made_format!r}",
-            supported=", ".join(formats),
-        )
-    limits = ConvertLimits(max_context=making.max_context, shapes=dict(making.shapes))
+    limits = ConvertLimits(making.max_context, dict(making.shapes), making.prefill_chunk)
     step = step_of("convert", backend, precision.name, options) | {
         "source": source.digest,
-        "format": chosen,
+        "format": format,
         "limits": asdict(limits),
     }
     if exporter and manifest.exporter:
@@ -200,7 +208,7 @@ def _convert(
             made = converter.convert(
                 source=source.path,
                 out=staging.path,
-                format=chosen,
+                format=format,
                 precision=precision.name,
                 options=options,
                 limits=limits,
@@ -349,15 +357,41 @@ def _options(
     }
 
 
-def default_precision(entry: Entry, task: str | None) -> str:
+def made_format(manifest: Manifest, task: str | None, precision: Precision, making: Making) -> str:
+    """What convert writes for a precision: the format asked for, else the first that claims it on the device asked for,
+    or at all. Raises `BadRequest` for a format that the backend does not make of it."""
+    formats = manifest.formats_of(task)
+    fitting = manifest.formats_of(task, precision.name, making.device) or manifest.formats_of(task, precision.name)
+    asked = making.made_format
+    if asked and asked not in formats:
+        raise BadRequest(f"backend {manifest.name!r} does not write {asked!r}", supported=", ".join(formats))
+    if asked and asked not in fitting:
+        raise BadRequest(f"{precision.name} is not made as {asked}", supported=", ".join(fitting))
+    return asked or fitting[0]
+
+
+def default_precision(entry: Entry, task: str | None, device: str | None = None) -> str:
     """What is made when nothing is asked for."""
-    return _first(entry, task, CONVERTED_CLASSES if task == "tensor" else DEFAULT_CLASSES)
+    return _first(entry, task, CONVERTED_CLASSES if task == "tensor" else DEFAULT_CLASSES, device)
 
 
-def _first(entry: Entry, task: str | None, classes: Iterable[PrecisionClass]) -> str:
-    """The first of the classes that the backend has for the task, else its first precision."""
-    declared = entry.ready_manifest.precisions_of(task)
+def _first(
+    entry: Entry,
+    task: str | None,
+    classes: Iterable[PrecisionClass],
+    device: str | None = None,
+    format: str | None = None,
+) -> str:
+    """The first of the classes that the backend has for the task, device and format, else its first precision."""
+    declared = _declared(entry.ready_manifest, task, device, format)
     return next((c.value for c in classes if any(p.precision_class is c for p in declared)), declared[0].name)
+
+
+def _declared(manifest: Manifest, task: str | None, device: str | None, format: str | None) -> tuple[Precision, ...]:
+    """Precisions of a task on a device; of those, the ones that are claimed in a format where any is."""
+    found = manifest.precisions_of(task, device)
+    claimed = {claim.precision for claim in manifest.claims if claim.format == format}
+    return tuple(p for p in found if p.name in claimed) or found
 
 
 def _select(entry: Entry, asked: str, task: str | None) -> Precision:

@@ -53,11 +53,11 @@ def prepare(
     build_options = {k: v for k, v in making.options.items() if k not in run_names}
     if target.task:  # before anything is built; of a native file only its format says it
         resolve(declared, run_options, "run", entry.name, target.task)
-    artifact = artifact_of(target, entry, replace(making, options=build_options), on_progress, say)
+    artifact = artifact_of(target, entry, replace(making, options=build_options, device=device), on_progress, say)
     if not artifact.native:
         verifying.recheck(Store(), artifact, making)
     options = resolve(declared, run_options, "run", entry.name, artifact.task)
-    return Runnable(artifact, entry, pick_device(entry, device), options)
+    return Runnable(artifact, entry, pick_device(entry, device, artifact), options)
 
 
 def artifact_of(
@@ -72,11 +72,12 @@ def artifact_of(
     manifest = entry.ready_manifest
     given, changed = target.given, bool(making.options)
     artifact = target.artifact
-    if artifact is None and not (making.precision or making.max_context or making.shapes or changed):
+    limited = making.max_context or making.prefill_chunk or making.shapes
+    if artifact is None and not (making.precision or limited or changed):
         artifact = target.native(manifest)
     if artifact is None:
         task = target.task
-        asked = making.precision or make.default_precision(entry, task)
+        asked = making.precision or make.default_precision(entry, task, making.device)
         wanted = select(manifest.precisions_of(task), asked, entry.name, task).name
         say(f"{given}: building {wanted} for {entry.name}, unless it is stored already")
         return make.build(given, replace(making, backend=making.backend or entry.name), on_progress)
@@ -87,11 +88,13 @@ def artifact_of(
     return artifact
 
 
-def pick_device(entry: Entry, asked: str | None) -> str:
-    """The device asked for, else the backend's first that is not emulated. Raises `DeviceUnavailable`."""
+def pick_device(entry: Entry, asked: str | None, artifact: Artifact | None = None) -> str:
+    """The device asked for, else the backend's first for such an artifact that is not emulated. Raises
+    `DeviceUnavailable`."""
     devices = entry.ready_manifest.devices
     if asked is None:
-        return next(d.name for d in devices if not d.emulated)
+        claimed = verifying.devices_of(entry.ready_manifest, artifact) if artifact else ()
+        return next(d.name for d in claimed or devices if not d.emulated)
     if entry.ready_manifest.device(asked) is None:
         raise DeviceUnavailable(
             f"backend {entry.name!r} has no device {asked!r}",

@@ -121,15 +121,9 @@ def format_name(asked: str) -> str:
     return FORMATS.get(asked.lower(), asked.lower())
 
 
-def made_formats(manifest: Manifest, task: str | None) -> tuple[str, ...]:
-    """Formats that the backend makes, in the manifest's order: claims name them; others it opens and no more."""
-    claimed = {claim.format for claim in manifest.claims if claim.task == task}
-    return tuple(f.name for f in manifest.formats if f.name in claimed)
-
-
 def _maker(format: str, target: Target, usable: list[Entry]) -> Entry:
     """The one backend that makes a format; the reference too, since asking for what only it makes is naming it."""
-    made = {entry.name: made_formats(entry.ready_manifest, target.task) for entry in usable}
+    made = {entry.name: entry.ready_manifest.formats_of(target.task) for entry in usable}
     makers = [entry for entry in usable if format in made[entry.name]]
     makers = [entry for entry in makers if not entry.ready_manifest.reference] or makers
     if len(makers) == 1:

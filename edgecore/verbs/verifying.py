@@ -12,6 +12,7 @@ from edgecore import __version__
 from edgecore.checkpoint import Checkpoint, open_checkpoint
 from edgecore.contract.artifacts import Artifact
 from edgecore.contract.errors import EdgecoreError, QualityRefused, UnsupportedModel
+from edgecore.contract.manifest import Device, Manifest
 from edgecore.contract.options import Value
 from edgecore.contract.options import resolve as defaults
 from edgecore.contract.precisions import Precision, select
@@ -113,7 +114,10 @@ def judge(
         return Assessment.unverified("tensor models are not compared yet")
     text, digest = evaluation_text(level)
     manifest = backend.entry.ready_manifest
-    where = device or manifest.devices[0].name
+    where = device or _where(backend, artifact)
+    if where is None:
+        names = ", ".join(d.name for d in devices_of(manifest, artifact))
+        return Assessment.unverified(f"{artifact.format} {artifact.precision} is for {names}, which is not here")
     how = (
         options
         if options is not None
@@ -156,6 +160,23 @@ def judge(
             budget_seconds=budget,
             on_progress=progress,
         )
+
+
+def devices_of(manifest: Manifest, artifact: Artifact) -> tuple[Device, ...]:
+    """Devices that an artifact of this format and precision is claimed for, real ones first; all where none is."""
+    same = [c for c in manifest.claims if (c.task, c.format) == (artifact.task, artifact.format)]
+    claimed = {c.device for c in same if c.precision == artifact.precision} or {c.device for c in same}
+    found = sorted((d for d in manifest.devices if d.name in claimed), key=lambda d: d.emulated)
+    return tuple(found) or manifest.devices
+
+
+def _where(backend: Backend, artifact: Artifact) -> str | None:
+    """The first of the artifact's devices that is here, an emulator last; None where none is."""
+    devices = devices_of(backend.entry.ready_manifest, artifact)
+    if devices[0].name == backend.entry.ready_manifest.devices[0].name:
+        return devices[0].name
+    here = {d.name for d in backend.probe().devices if d.available}
+    return next((d.name for d in devices if d.name in here), None)
 
 
 def scored_tokens(session: TextSession, text: str, digest: str) -> list[int]:
