@@ -1,0 +1,148 @@
+"""ONNX Runtime, and its failures in words: options of a session, models opened, typed errors, which wheel is loaded.
+
+Files are looked at before ONNX Runtime reads them (model_file.py): what lies outside a model's folder is not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from edgecore.contract import (
+    BadRequest,
+    CorruptModel,
+    DoesNotFit,
+    EdgecoreError,
+    PlacementRefused,
+    UnsupportedModel,
+    Value,
+    usable_threads,
+)
+
+MOST_THREADS = 512
+CPU = "CPUExecutionProvider"
+VERSION = ort.get_version_string()
+FATAL = 4
+"""A log severity: what fails is raised, and raised is what we say."""
+ERRORS = (
+    native.Fail, native.InvalidArgument, native.NoSuchFile, native.NoModel, native.EngineError,
+    native.RuntimeException, native.InvalidProtobuf, native.ModelLoaded, native.NotImplemented, native.InvalidGraph,
+    native.EPFail, native.ModelLoadCanceled, native.ModelRequiresCompilation, native.NotFound,
+    RuntimeError, ValueError, TypeError, MemoryError, OSError,
+)  # fmt: skip
+"""Everything that ONNX Runtime raises: its own kinds derive from nothing but Exception."""
+_LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+@cache
+def prepare() -> None:
+    """What concerns the whole process, once: nothing phones home, nothing is logged, the wheels are one wheel."""
+    from edgecore_onnxruntime.installation import check_installation
+
+    check_installation()
+    ort.disable_telemetry_events()
+    ort.set_default_logger_severity(FATAL)
+
+
+def session_options(threads: int | None, options: Mapping[str, Value]) -> ort.SessionOptions:
+    """From what `run` was asked for. `threads` None: all that this process may use. Raises `BadRequest`."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadRequest(f"{threads} threads", supported=f"1 to {MOST_THREADS} threads")
+    prepare()
+    made = ort.SessionOptions()
+    made.log_severity_level = FATAL
+    made.intra_op_num_threads = threads or usable_threads()
+    made.inter_op_num_threads = 1
+    made.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    made.graph_optimization_level = _LEVELS[str(options.get("graph_optimization", "all"))]
+    made.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.get("spinning", True) else "0")
+    made.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return made
+
+
+def open_model(
+    path: Path, options: ort.SessionOptions, providers: Sequence[Any] | None = (CPU,)
+) -> ort.InferenceSession:
+    """A model from its .onnx and the files that it names.
+
+    providers: None where `options` hold them already (`add_provider_for_devices`).
+    Raises `ModelNotFound`; `CorruptModel` for files that are truncated, missing, contradict each other or lie outside
+    the folder; `UnsupportedModel` for operators and versions; `PlacementRefused` where a device cannot take a node and
+    nothing else may; `DoesNotFit`.
+    """
+    from edgecore_onnxruntime.model_file import check_file
+
+    prepare()
+    check_file(path)
+    try:
+        session = ort.InferenceSession(str(path), options, providers and list(providers), enable_fallback=0)
+    except ERRORS as error:
+        raise unopened(path, error) from None
+    session.disable_fallback()
+    return session
+
+
+def versions() -> dict[str, str]:
+    """Of what was loaded; they enter artifact ids."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"onnxruntime": VERSION}
+    for name in ("onnx", "onnxruntime-qnn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_installation() -> None:
+    """Raises `BackendUnavailable`, with the command that mends it, where wheels of ONNX Runtime overwrote each other."""
+    prepare()
+
+
+def said(error: BaseException) -> str:
+    """What ONNX Runtime says, without its error codes and source files, in one line."""
+    words = " ".join(str(error).split())
+    words = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", words)
+    words = re.sub(r"\S*onnxruntime/\S+\.(?:cc|h):\d+ ", "", words)
+    return words[:400] or type(error).__name__
+
+
+_LACKS_MEMORY = re.compile(r"bad_alloc|out of memory|Failed to allocate memory|allocat\w+ (?:failed|memory)", re.I)
+_UNKNOWN = re.compile(
+    r"opset|not a registered function/op|No Op registered|Could not find an implementation|not implemented|"
+    r"Unsupported model IR version|Unknown model file format version|is not supported",
+    re.I,
+)
+_NOT_THERE = re.compile(r"fallback to (?:CPU|the CPU)|disable_cpu_ep_fallback|fallback to CPU EP has been", re.I)
+
+
+def unopened(path: Path, error: BaseException) -> EdgecoreError:
+    """Why a model could not be opened, typed."""
+    words = said(error)
+    if isinstance(error, MemoryError) or _LACKS_MEMORY.search(words):
+        return DoesNotFit(f"{path}: opening it ran out of memory", hint="a precision with fewer bits")
+    if _NOT_THERE.search(words):
+        return PlacementRefused(f"{path}: {words}", hint="--allow-fallback, to run the rest on the CPU")
+    if isinstance(error, native.NotImplemented) or _UNKNOWN.search(words):
+        return UnsupportedModel(f"{path}: {words}", supported=f"operators of ONNX Runtime {VERSION}")
+    return CorruptModel(f"{path}: {words}")
+
+
+def failed(error: BaseException) -> EdgecoreError:
+    """What stopped a computation, typed."""
+    words = said(error)
+    if isinstance(error, MemoryError) or _LACKS_MEMORY.search(words):
+        return DoesNotFit(f"ONNX Runtime ran out of memory: {words}", hint="a smaller -c, or a precision of fewer bits")
+    return EdgecoreError(f"ONNX Runtime could not compute: {words}")
