@@ -1,0 +1,75 @@
+"""Rotary positions as ONNX Runtime takes them: tables of cosines and sines, a row a position.
+
+Its attention turns queries and keys itself, at the positions that follow the cache. Where it cannot, an operation
+before it does: for heads of sizes that it refuses, and for longrope, which has two tables, one after the other, and
+turns a call whose sequence is long by the second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from edgecore.checkpoint import Decoder, Rope, RopeScaling
+from edgecore_onnxruntime.nodes import MICROSOFT, Graph
+
+_SIZES = 16
+"""GroupQueryAttention turns heads of multiples of it, and such a part of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Names of the tables, (rows, dim/2) each, and of the row of a call's first token."""
+
+    cos: str
+    sin: str
+    dim: int
+    first: str = ""
+    """Empty where attention turns what it gets."""
+
+    def rotate(self, graph: Graph, x: str, heads: int, head_dim: int) -> str:
+        """(batch, tokens, heads * head_dim): the first `dim` elements of each head turn, i with i + dim/2."""
+        if not self.first:
+            return x
+        part = {} if self.dim == head_dim else {"rotary_embedding_dim": self.dim}
+        inputs = [x, self.first, self.cos, self.sin]
+        return graph.op("RotaryEmbedding", *inputs, domain=MICROSOFT, num_heads=heads, **part)
+
+
+def turns_of(graph: Graph, decoder: Decoder, context: int) -> dict[Rope, Turns]:
+    """By rotary embedding: layers with a window may have another. context: positions that the tables have."""
+    ropes = dict.fromkeys(decoder.layer_rope(layer) for layer in range(decoder.layers))
+    return {rope: _turns(graph, rope, f"{n or ''}", context, decoder.head_dim) for n, rope in enumerate(ropes)}
+
+
+def _turns(graph: Graph, rope: Rope, number: str, context: int, head_dim: int) -> Turns:
+    angles, first = np.arange(context)[:, None] * rope.frequencies(), ""
+    long = rope.scaling is RopeScaling.LONGROPE and context > rope.original_context
+    if long:
+        short = angles[: rope.original_context]
+        angles = np.concatenate([short, np.arange(context)[:, None] * rope.frequencies(context)])
+    if long or head_dim % _SIZES or rope.dim % _SIZES:
+        first = _first(graph, rope.original_context if long else 0)
+    return Turns(
+        graph.constant(f"cos_cache{number}", _table(np.cos(angles), rope)),
+        graph.constant(f"sin_cache{number}", _table(np.sin(angles), rope)),
+        rope.dim,
+        first,
+    )
+
+
+def _table(turns: NDArray[np.float64], rope: Rope) -> NDArray[np.float32]:
+    return (turns * rope.attention_factor).astype(np.float32)
+
+
+def _first(graph: Graph, border: int) -> str:
+    """(1,) the row of this call's first position; beyond `border` tokens in all, that of the second table."""
+    total = graph.op("Shape", "attention_mask", start=1, end=2)
+    past = graph.op("Sub", total, graph.op("Shape", "input_ids", start=1, end=2))
+    if not border:
+        return past
+    long = graph.op("Cast", graph.op("Greater", total, graph.i64(border)), to=TensorProto.INT64)
+    return graph.op("Add", past, graph.op("Mul", long, graph.i64(border)))
