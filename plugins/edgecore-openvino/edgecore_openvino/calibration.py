@@ -1,48 +1,21 @@
-"""Calibration text as what NNCF runs a language model on: samples of equal length that stand alone."""
+"""Calibration text as what OpenVINO and NNCF run a language model on, and a text that the model writes itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 from numpy.typing import NDArray
 
 from edgecore.checkpoint import Tokenizer
-from edgecore.contract import BadRequest
+from edgecore.checkpoint.calibration import written
+from edgecore.contract import Progress
+from edgecore_openvino.runtime import compile_model, properties
 
-SAMPLES = 32
-LENGTH = 256
-LEAST = 32
-"""Tokens of a text that is worth a measurement at all."""
 Feeds = dict[str, NDArray[Any]]
-
-
-def read_text(path: Path) -> str:
-    """The calibration text. Raises `BadRequest`."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"calibration data {path}: {error}", supported="a file of UTF-8 text") from None
-
-
-def samples(tokenizer: Tokenizer, text: str, count: int = SAMPLES, length: int = LENGTH) -> list[list[int]]:
-    """At most `count` pieces of `length` tokens, spread evenly over the text, each beginning with BOS where the model
-    wants one. A text shorter than `length` is one sample. Raises `BadRequest` for less than `LEAST` tokens."""
-    ids = tokenizer.encode(text, add_special=False)
-    if len(ids) < LEAST:
-        raise BadRequest(
-            f"the calibration text has {len(ids)} tokens", supported=f"at least {LEAST}, better {count * length}"
-        )
-    length = min(length, len(ids))
-    whole = len(ids) // length
-    chosen = np.linspace(0, whole - 1, min(count, whole)).round().astype(int)
-    pieces = [ids[start : start + length] for start in chosen * length]
-    if tokenizer.add_bos and tokenizer.bos_id is not None:
-        pieces = [[tokenizer.bos_id, *piece[1:]] for piece in pieces]
-    return pieces
 
 
 @dataclass(frozen=True)
@@ -57,11 +30,36 @@ class Feeding:
 
     def __iter__(self) -> Iterator[Feeds]:
         for piece in self.pieces:
-            n = len(piece)
-            every: Feeds = {
-                "input_ids": np.array([piece], np.int64),
-                "attention_mask": np.ones((1, n), np.int64),
-                "position_ids": np.arange(n, dtype=np.int64)[None],
-                "beam_idx": np.zeros(1, np.int32),
-            }
-            yield {name: feed for name, feed in every.items() if name in self.inputs}
+            yield feeds(np.array([piece], np.int64), 0, self.inputs)
+
+
+def feeds(tokens: NDArray[np.int64], past: int, inputs: frozenset[str]) -> Feeds:
+    """`tokens` (count, n) of texts that have `past` tokens before them."""
+    count, now = tokens.shape[0], past + tokens.shape[1]
+    every: Feeds = {
+        "input_ids": tokens,
+        "attention_mask": np.ones((count, now), np.int64),
+        "position_ids": np.tile(np.arange(past, now, dtype=np.int64), (count, 1)),
+        "beam_idx": np.arange(count, dtype=np.int32),
+    }
+    return {name: feed for name, feed in every.items() if name in inputs}
+
+
+def inputs(model: ov.Model) -> frozenset[str]:
+    return frozenset(name for port in model.inputs for name in port.get_names())
+
+
+def own_text(model: ov.Model, tokenizer: Tokenizer, count: int, length: int, progress: Progress) -> list[list[int]]:
+    """`written` by the model."""
+    request = compile_model(model, "cpu", properties("cpu", None, {"compile_cache": False})).create_infer_request()
+    request.reset_state()
+    known, past = inputs(model), 0
+
+    def following(tokens: NDArray[np.int64]) -> NDArray[Any]:
+        nonlocal past
+        request.start_async(feeds(tokens, past, known))
+        request.wait()
+        past += tokens.shape[1]
+        return np.asarray(request.get_output_tensor(0).data[:, -1])
+
+    return written(following, tokenizer, count, length, progress)

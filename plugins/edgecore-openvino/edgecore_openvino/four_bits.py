@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from openvino import Node, Type
 from openvino import opset13 as ops
 
+from edgecore.checkpoint.gptq import Rounded, gptq
 from edgecore.contract import Progress, UnsupportedModel, Value
 from edgecore_openvino.calibration import Feeding
-from edgecore_openvino.gptq import LEVELS, Rounded, gptq
 from edgecore_openvino.recipe import Recipe, group_of
 from edgecore_openvino.runtime import compile_model, properties
 
@@ -158,7 +158,7 @@ def _replace(constant: Node, made: Rounded, symmetric: bool) -> None:
     name, whole = constant.get_friendly_name(), list(constant.get_output_shape(0))
     rows, groups = made.scale.shape
     shape = [rows, groups, -1] if groups > 1 else whole
-    type, shift = (Type.i4, np.int8(LEVELS // 2)) if symmetric else (Type.u4, np.uint8(0))
+    type, shift = (Type.i4, np.int8(8)) if symmetric else (Type.u4, np.uint8(0))
     small = (made.levels.astype(shift.dtype) - shift).reshape(shape)
     value = ops.convert(ops.constant(small, dtype=type, name=name), Type.f16)
     if not symmetric:

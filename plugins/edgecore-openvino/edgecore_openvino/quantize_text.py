@@ -13,6 +13,7 @@ import numpy as np
 import openvino as ov
 from nncf.quantization.advanced_parameters import GroupSizeFallbackMode
 
+from edgecore.checkpoint import calibration as text
 from edgecore.contract import (
     Artifact,
     BadRequest,
@@ -23,8 +24,7 @@ from edgecore.contract import (
     UnsupportedModel,
     Value,
 )
-from edgecore_openvino import calibration as text
-from edgecore_openvino import self_text
+from edgecore_openvino.calibration import Feeding, inputs, own_text
 from edgecore_openvino.folder import MODEL, WEIGHTS, copy_beside, model_file, open_tokenizer, payload, trained_context
 from edgecore_openvino.four_bits import in_four_bits
 from edgecore_openvino.recipe import FIXED, LEAST_GROUP, Recipe, recipe
@@ -100,20 +100,20 @@ def _looks(wanted: Recipe) -> bool:
 
 def _feeding(
     model: ov.Model, folder: Path, calibration: Path | None, options: Mapping[str, Value], progress: Progress
-) -> text.Feeding:
+) -> Feeding:
     """Samples of the text, or of what the model writes where there is none."""
-    count = int(options.get("calibration_samples") or (text.SAMPLES if calibration else self_text.SAMPLES))
+    count = int(options.get("calibration_samples") or (text.SAMPLES if calibration else text.OWN_SAMPLES))
     length = int(options.get("calibration_length") or text.LENGTH)
     length = min(length, trained_context(folder) or length)
     tokenizer = open_tokenizer(folder)
     if calibration:
         pieces = text.samples(tokenizer, text.read_text(calibration), count, length)
     else:
-        pieces = self_text.written(model, tokenizer, count, length, progress)
-    return text.Feeding(pieces, frozenset(name for port in model.inputs for name in port.get_names()))
+        pieces = own_text(model, tokenizer, count, length, progress)
+    return Feeding(pieces, inputs(model))
 
 
-def _compressed(model: ov.Model, wanted: Recipe, feeding: text.Feeding | None) -> ov.Model:
+def _compressed(model: ov.Model, wanted: Recipe, feeding: Feeding | None) -> ov.Model:
     mode = nncf.CompressWeightsMode(wanted.mode)
     if wanted.mode.startswith("int8"):
         return nncf.compress_weights(model, mode=mode)
@@ -158,7 +158,7 @@ def _type(weight: Weight) -> str:
     return str(weight.stored.get_output_element_type(0).get_type_name())
 
 
-def _notes(wanted: Recipe, feeding: text.Feeding | None, calibration: Path | None) -> list[str]:
+def _notes(wanted: Recipe, feeding: Feeding | None, calibration: Path | None) -> list[str]:
     if feeding is None:
         return ["the calibration text was not used: nothing in the recipe looks at activations"] if calibration else []
     used = [name for name in ("gptq", "awq", "scale_estimation") if getattr(wanted, name)]

@@ -29,8 +29,6 @@ from edgecore.quality.divergence import compare
 from edgecore.quality.oracles import given_weights, score
 from edgecore.quality.rounding import RoundedTensors
 from edgecore_openvino import folder, four_bits, weights
-from edgecore_openvino.calibration import samples
-from edgecore_openvino.gptq import gptq
 from edgecore_openvino.recipe import RECIPES
 
 from support.bare_ir import Model
@@ -233,33 +231,6 @@ def test_layers_that_do_not_fit_in_memory_at_once_are_done_in_turns(
     assert np.array_equal(matrices(turns)[first], matrices(whole)[first])
 
 
-def test_gptq_loses_less_of_the_output_than_rounding_and_keeps_to_its_grid() -> None:
-    random = np.random.default_rng(0)
-    mixed = random.standard_normal((512, 24), np.float32) @ random.standard_normal((24, 64), np.float32)
-    x = mixed + 0.1 * random.standard_normal((512, 64), np.float32)
-    w = random.standard_normal((48, 64), np.float32)
-    used = x.T @ x / len(x)
-    for symmetric in (False, True):
-        made = gptq(w, used, 32, symmetric)
-        assert made.scale.shape == made.zero.shape == (48, 2)
-        assert made.levels.max() <= 15
-        assert not symmetric or (made.zero == 8).all()
-        alone = gptq(w, np.eye(64, dtype=np.float32), 32, symmetric)
-        lost = np.linalg.norm(x @ (made.read() - w).T)
-        assert lost < 0.75 * np.linalg.norm(x @ (alone.read() - w).T)
-        assert np.linalg.norm(alone.read() - w) < 0.1 * np.linalg.norm(w)
-
-
-def test_gptq_takes_columns_that_nothing_uses_and_groups_of_zeros() -> None:
-    w = np.ones((4, 32), np.float32)
-    w[:, :16] = 0
-    used = np.zeros((32, 32), np.float32)
-    used[0, 0] = 1
-    made = gptq(w, used, 16, symmetric=False).read()
-    assert np.isfinite(made).all()
-    assert np.allclose(made, w, atol=0.01)
-
-
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_rows_that_do_not_divide_are_listed(calibrated: bool, quantize: Quantize, odd: Artifact, text: Path) -> None:
     given = {"calibration": text, **SHORT} if calibrated else {}
@@ -333,16 +304,6 @@ def test_a_bad_calibration_text_is_refused(
         file.write_bytes(content)
     with pytest.raises(BadRequest, match=said):
         quantize("int4_asym", calibration=file)
-
-
-def test_samples_are_spread_over_the_text_and_short_texts_are_one_sample(tiny: Path) -> None:
-    with open_checkpoint(tiny) as model:
-        ids = model.tokenizer.encode(TEXT, add_special=False)
-        pieces = samples(model.tokenizer, TEXT, 3, 64)
-        last = 64 * (len(ids) // 64 - 1)
-        assert [piece[1:] for piece in (pieces[0], pieces[2])] == [ids[1:64], ids[last + 1 : last + 64]]
-        assert [len(piece) for piece in samples(model.tokenizer, TEXT, 3, 10**6)] == [len(ids)]
-        assert len(samples(model.tokenizer, TEXT, 10**6, 64)) == len(ids) // 64
 
 
 @pytest.mark.parametrize("stage", ["measuring activations", "rounding", "applying weight compression", "writing"])

@@ -1,8 +1,9 @@
 """GPTQ (Frantar et al. 2022, arXiv:2210.17323): round a matrix column by column, and let the columns that follow make
 up for what each has lost, weighted by how the columns are used together.
 
-NNCF has it too, and keeps all activations of a layer where sums of their products are enough. Here the scales are
-searched for as well, and columns taken in the order of their use. See benchmarks/openvino_int4.py.
+What runtimes' own tools have of it (NNCF, ONNX Runtime) keeps all activations of a layer, where sums of their products
+are enough. Here the scales are searched for as well, and columns taken in the order of their use. See
+benchmarks/openvino_int4.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-LEVELS = 16
 DAMPING = 0.01
 """Share of the mean of H's diagonal that is added to it: keeps it invertible, and columns from overcompensating."""
 _SHRINK = np.linspace(1.0, 0.8, 5, dtype=np.float32)
@@ -26,10 +26,10 @@ _ROWS = 128
 
 @dataclass(frozen=True, slots=True)
 class Rounded:
-    """A matrix in 16 levels: (levels - zero) * scale."""
+    """A matrix of small whole numbers: (levels - zero) * scale."""
 
     levels: NDArray[np.uint8]
-    """(rows, columns), 0 to 15."""
+    """(rows, columns), less than 2 to the number of bits."""
     scale: NDArray[np.float16]
     """(rows, groups)."""
     zero: NDArray[np.uint8]
@@ -45,16 +45,16 @@ class Rounded:
         return np.asarray((whole * self.scale[..., None].astype(np.float32)).reshape(rows, -1))
 
 
-def gptq(weights: Floats, used: Floats, group: int, symmetric: bool) -> Rounded:
-    """`weights` (rows, columns) in 4 bits.
+def gptq(weights: Floats, used: Floats, group: int, symmetric: bool, bits: int = 4) -> Rounded:
+    """`weights` (rows, columns) in so many bits, at most 8.
 
     used:      (columns, columns), the mean of x x^T over the inputs that the matrix is multiplied with.
     group:     neighbouring columns that share a scale; divides them.
-    symmetric: the zero point is 8 everywhere, else searched for with the scale.
+    symmetric: the zero point is the middle level everywhere, else searched for with the scale.
     """
-    columns = weights.shape[1]
+    columns, most = weights.shape[1], (1 << bits) - 1
     importance = np.maximum(np.diag(used), 1e-12)
-    scale, zero = _scales(weights, importance, group, symmetric)
+    scale, zero = _scales(weights, importance, group, symmetric, most)
     order = np.argsort(-importance, kind="stable")
     back = _compensation(used[np.ix_(order, order)].astype(np.float64))
     left = np.ascontiguousarray(weights.T[order], np.float32)
@@ -65,7 +65,7 @@ def gptq(weights: Floats, used: Floats, group: int, symmetric: bool) -> Rounded:
         lost = np.empty((stop - start, left.shape[1]), np.float32)
         for i in range(start, stop):
             s, z = scales[groups[i]], zeros[groups[i]]
-            level = np.clip(np.rint(left[i] / s) + z, 0, LEVELS - 1)
+            level = np.clip(np.rint(left[i] / s) + z, 0, most)
             levels[order[i]] = level
             lost[i - start] = (left[i] - (level - z) * s) / back[i, i]
             left[i + 1 : stop] -= back[i, i + 1 : stop, None] * lost[i - start]
@@ -87,7 +87,7 @@ def _compensation(used: NDArray[np.float64]) -> Floats:
 
 
 def _scales(
-    weights: Floats, importance: NDArray[np.float32], group: int, symmetric: bool
+    weights: Floats, importance: NDArray[np.float32], group: int, symmetric: bool, most: int
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
     """Scale and zero point of every group, (rows, groups): of several ranges the one that loses least, each column's
     error weighted by how much it is used. A narrower range cuts the largest weights and rounds the others better."""
@@ -99,8 +99,8 @@ def _scales(
         low, high = np.minimum(part.min(-1), 0), np.maximum(part.max(-1), 0)
         least = np.full(low.shape, np.inf, np.float32)
         for shrink in _SHRINK:
-            s, z = _range(low * shrink, high * shrink, symmetric)
-            whole = np.clip(np.rint(part / s[..., None]) + z[..., None], 0, LEVELS - 1) - z[..., None]
+            s, z = _range(low * shrink, high * shrink, symmetric, most)
+            whole = np.clip(np.rint(part / s[..., None]) + z[..., None], 0, most) - z[..., None]
             error = np.einsum("rgc,gc->rg", (whole * s[..., None] - part) ** 2, weight)
             better = error < least
             least[better] = error[better]
@@ -109,10 +109,11 @@ def _scales(
     return scale, zero
 
 
-def _range(low: Floats, high: Floats, symmetric: bool) -> tuple[Floats, Floats]:
-    """Scale and zero point that cover low to high. Symmetric: the larger end becomes level 0, as NNCF has it."""
-    width = np.where(-low >= high, low, high) / -(LEVELS // 2) if symmetric else (high - low) / (LEVELS - 1)
+def _range(low: Floats, high: Floats, symmetric: bool, most: int) -> tuple[Floats, Floats]:
+    """Scale and zero point that cover low to high. Symmetric: the larger end becomes level 0, as runtimes have it."""
+    middle = (most + 1) // 2
+    width = np.where(-low >= high, low, high) / -middle if symmetric else (high - low) / most
     # Not below what float16 holds: a group of zeros has no width.
     scale = np.where(np.abs(width) < 1e-7, 1e-7, width).astype(np.float16).astype(np.float32)
-    zero = np.full_like(low, LEVELS // 2) if symmetric else np.clip(np.rint(-low / scale), 0, LEVELS - 1)
+    zero = np.full_like(low, middle) if symmetric else np.clip(np.rint(-low / scale), 0, most)
     return scale, np.asarray(zero, np.float32)
