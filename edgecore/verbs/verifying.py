@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -112,21 +113,37 @@ def judge(
     """
     if artifact.task != "text":
         return Assessment.unverified("tensor models are not compared yet")
-    text, digest = evaluation_text(level)
     manifest = backend.entry.ready_manifest
     where = device or _where(backend, artifact)
     if where is None:
         names = ", ".join(d.name for d in devices_of(manifest, artifact))
         return Assessment.unverified(f"{artifact.format} {artifact.precision} is for {names}, which is not here")
-    how = (
-        options
-        if options is not None
-        else defaults(manifest.options_of("run"), {}, "run", manifest.name, artifact.task)
-    )
+    if options is None:
+        options = defaults(manifest.options_of("run"), {}, "run", manifest.name, artifact.task)
+    found = _judged(backend, artifact, source, precision, level, progress, where, budget, options, against)
+    declared = manifest.device(where)
+    if declared and declared.emulated:
+        found = replace(found, notes=(*found.notes, f"compared on {where}: an emulator, not the device itself"))
+    return found
+
+
+def _judged(
+    backend: Backend,
+    artifact: Artifact,
+    source: Source | None,
+    precision: Precision | None,
+    level: str,
+    progress: Progress,
+    device: str,
+    budget: float,
+    options: Mapping[str, Value],
+    against: Path | None,
+) -> Assessment:
+    text, digest = evaluation_text(level)
     with ExitStack() as stack:
 
         def opened_session(which: Artifact) -> TextSession:
-            session = stack.enter_context(backend.open(which, device=where, options=how))
+            session = stack.enter_context(backend.open(which, device=device, options=options))
             assert isinstance(session, TextSession)
             return session
 

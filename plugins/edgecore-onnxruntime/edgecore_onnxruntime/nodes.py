@@ -81,7 +81,7 @@ class Graph:
         self, kind: str, *inputs: str, name: str = "", outputs: Sequence[str] = (), domain: str = "", **attributes: Any
     ) -> str:
         """One more node; its first output."""
-        name = name or self._numbered(kind)
+        name = name or self.numbered(kind)
         outputs = outputs or [f"{name}/out"]
         self.nodes.append(helper.make_node(kind, inputs, outputs, name, domain=domain, **attributes))
         return outputs[0]
@@ -95,6 +95,6 @@ class Graph:
     def _small(self, type: str, value: NDArray[Any]) -> str:
         return self.constant(f"{type}/{','.join(f'{v!r}' for v in np.atleast_1d(value).tolist())}", value)
 
-    def _numbered(self, kind: str) -> str:
+    def numbered(self, kind: str) -> str:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         return f"{kind}_{self._counts[kind]}"

@@ -45,10 +45,10 @@ def write(graph: Graph, model: Checkpoint, file: Path, weights: Path, progress: 
     """
     try:
         with full_disk(file):
-            places = _placed(graph)
+            places = placed(graph)
             made = graph.model(model.decoder.family)
-            _declare(made, graph, places, weights.name)
-            _fill(graph, model, places, weights, progress)
+            declare(made, graph, places, weights.name)
+            fill(graph, model, places, weights, progress)
             file.write_bytes(made.SerializeToString(deterministic=True))
     except BaseException:  # cancelled or failed: half a file is worse than none
         file.unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def write(graph: Graph, model: Checkpoint, file: Path, weights: Path, progress: 
         raise
 
 
-def _placed(graph: Graph) -> dict[str, _Place]:
+def placed(graph: Graph) -> dict[str, _Place]:
     """Weights in the order of the computation, then constants that are too large for the model's file."""
     sizes = {w.name: math.prod(w.shape) * np.dtype(_NUMPY[w.type]).itemsize for w in graph.weights.values()}
     sizes |= {name: value.nbytes for name, value in graph.constants.items() if value.nbytes > _SMALL}
@@ -68,7 +68,7 @@ def _placed(graph: Graph) -> dict[str, _Place]:
     return places
 
 
-def _declare(made: ModelProto, graph: Graph, places: Mapping[str, _Place], location: str) -> None:
+def declare(made: ModelProto, graph: Graph, places: Mapping[str, _Place], location: str) -> None:
     for weight in graph.weights.values():
         tensor = TensorProto(name=weight.name, data_type=TYPES[weight.type], dims=weight.shape)
         made.graph.initializer.append(_external(tensor, places[weight.name], location))
@@ -88,7 +88,7 @@ def _external(tensor: TensorProto, place: _Place, location: str) -> TensorProto:
     return tensor
 
 
-def _fill(graph: Graph, model: Checkpoint, places: Mapping[str, _Place], file: Path, progress: Progress) -> None:
+def fill(graph: Graph, model: Checkpoint, places: Mapping[str, _Place], file: Path, progress: Progress) -> None:
     done, total = 0, sum(place.nbytes for place in places.values())
     with file.open("xb", buffering=0) as stream:
         for place in places.values():
