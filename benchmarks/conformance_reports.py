@@ -34,7 +34,8 @@ from edgecore_conformance.verify import verify
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "docs/reports"
-BACKENDS = ("reference", "llamacpp", "openvino")
+BACKENDS = ("reference", "llamacpp", "openvino", "onnxruntime", "onnxruntime:npu-emulator")
+"""Each with the device where that is not its first."""
 KEPT = (bundles.PAGE, bundles.BADGE)
 """Beside report.json, from which they follow."""
 PAGE = """\
@@ -51,10 +52,12 @@ known before, choose a seed: `edgecore conformance run --challenge SEED`.
 """
 
 
-def run(backend: str, level: str, out: Path) -> Path:
-    """The bundle of a run of all rows, whatever its exit code."""
+def run(named: str, level: str, out: Path) -> Path:
+    """The bundle of a run of all rows of `BACKEND` or `BACKEND:DEVICE`, whatever its exit code."""
+    backend, _, device = named.partition(":")
     command = [sys.executable, "-m", "edgecore", "conformance", "run"]
     command += ["--backend", backend, "--level", level, "--out", out.name]
+    command += ["--device", device] if device else []
     print(f"running {' '.join(command[1:])}", flush=True)
     subprocess.run(command, cwd=out.parent, check=False)
     return out
@@ -131,7 +134,7 @@ def good(report: dict[str, Any]) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", action="append", help="reference and llamacpp by default; may be given again")
+    parser.add_argument("--backend", action="append", metavar="NAME[:DEVICE]", help="all of BACKENDS by default")
     parser.add_argument("--level", choices=("quick", "full"), default="quick")
     parser.add_argument("--bundle", action="append", type=Path, help="publish this bundle; may be given again")
     parser.add_argument("--keep", type=Path, help="keep the bundles in this folder, not in a temporary one")
@@ -144,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         room = Path(how.keep or tempfile.mkdtemp(prefix="conformance-reports-"))
         room.mkdir(parents=True, exist_ok=True)
         print(f"the bundles lie in {room}", flush=True)
-        given = [run(name, how.level, room / f"{name}-{how.level}") for name in how.backend or BACKENDS]
+        named = how.backend or BACKENDS
+        given = [run(name, how.level, room / f"{name.replace(':', '-')}-{how.level}") for name in named]
     for bundle in given:
         print(f"published {publish(bundle, how.to)}", flush=True)
     render(how.to)
