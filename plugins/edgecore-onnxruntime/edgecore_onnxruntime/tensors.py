@@ -1,0 +1,128 @@
+"""A tensor model opened: arrays in without a copy where ONNX Runtime takes their memory, arrays out that are the caller's.
+
+ONNX Runtime checks shapes but not what a dimension's name promises, reads other byte orders as its own, and raises a
+dozen kinds of errors; the contract's check comes before, and its errors after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edgecore.contract import (
+    Artifact,
+    BadRequest,
+    DoesNotFit,
+    EdgecoreError,
+    Placement,
+    TensorSession,
+    UnsupportedModel,
+    Value,
+    check_feeds,
+)
+from edgecore_onnxruntime import onnx_model, runtime
+from edgecore_onnxruntime.elements import laid, plain, to_array, to_value
+from edgecore_onnxruntime.onnx_model import Specs
+from edgecore_onnxruntime.placement import placement_of
+
+
+def open_session(artifact: Artifact, device: str, threads: int | None, options: Mapping[str, Value]) -> TensorSession:
+    """Raises as `onnx_model.read`, `onnx_model.open_session` and, on an NPU, `qnn.add_npu`."""
+    path = artifact.model
+    graph = onnx_model.read(path)
+    made = runtime.session_options(threads, options)
+    if device == "cpu":
+        session = onnx_model.open_session(path, made, (runtime.CPU,))
+    else:
+        check_fixed(path, graph.inputs, device)
+        session = _on_npu(path, made, device, options)
+    inputs, outputs = onnx_model.specs(graph, session)
+    return OnnxRuntimeSession(session, inputs, outputs, device, made.intra_op_num_threads)
+
+
+def check_fixed(path: Path, inputs: Specs, device: str) -> None:
+    """Raises `UnsupportedModel` for the first input that has an open dimension."""
+    if free := next((spec for spec in inputs if any(isinstance(dim, str) for dim in spec.shape)), None):
+        raise UnsupportedModel(
+            f"{path.name}: {device} takes fixed shapes only, and input {free.name!r} is {list(free.shape)}",
+            supported="a conversion with fixed shapes",
+            hint=f"edgecore convert MODEL.onnx --backend onnxruntime --shape {free.name}=1,3,224,224",
+        )
+
+
+class OnnxRuntimeSession(TensorSession):
+    """A session that any number of threads may call."""
+
+    def __init__(
+        self, session: ort.InferenceSession, inputs: Specs, outputs: Specs, device: str, threads: int
+    ) -> None:
+        self._session: ort.InferenceSession | None = session
+        self._inputs, self._outputs = inputs, outputs
+        self._names = [spec.name for spec in outputs]
+        self._plain = all(plain(spec.dtype) for spec in (*inputs, *outputs))
+        self._placement = placement_of(session, device)
+        self._conditions = {"device": device, "threads": str(threads)}
+
+    @property
+    def inputs(self) -> Specs:
+        return self._inputs
+
+    @property
+    def outputs(self) -> Specs:
+        return self._outputs
+
+    @property
+    def placement(self) -> Placement:
+        return self._placement
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        """Device and threads."""
+        return self._conditions
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        check_feeds(self._inputs, feeds)
+        session = self._session
+        if session is None:
+            raise BadRequest("the session is closed")
+        try:
+            if not self._plain:
+                return self._by_values(session, feeds)
+            answers = session.run(self._names, {name: laid(feed) for name, feed in feeds.items()})
+        except runtime.ERRORS as error:
+            raise self._failure(error) from None
+        return dict(zip(self._names, answers, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+    def _by_values(
+        self, session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        values = {spec.name: to_value(feeds[spec.name], spec.dtype) for spec in self._inputs}
+        answers = session.run_with_ort_values(self._names, values)
+        return {spec.name: to_array(value, spec.dtype) for spec, value in zip(self._outputs, answers, strict=True)}
+
+    def _failure(self, error: BaseException) -> EdgecoreError:
+        if isinstance(failed := runtime.failed(error), DoesNotFit):
+            return DoesNotFit(failed.what, hint="smaller inputs")
+        words = runtime.said(error)
+        if isinstance(error, runtime.native.NotImplemented):
+            return UnsupportedModel(f"ONNX Runtime does not compute the model: {words}")
+        if any(isinstance(dim, str) for spec in self._inputs for dim in spec.shape):
+            return BadRequest(f"these inputs do not go together: {words}")
+        return BadRequest(f"ONNX Runtime cannot compute with these inputs: {words}")
+
+
+def _on_npu(
+    path: Path, made: ort.SessionOptions, device: str, options: Mapping[str, Value]
+) -> ort.InferenceSession:
+    from edgecore_onnxruntime.qnn import add_npu
+
+    add_npu(made, device, None, options, bool(options.get("allow_fallback", False)))
+    return onnx_model.open_session(path, made, None)
