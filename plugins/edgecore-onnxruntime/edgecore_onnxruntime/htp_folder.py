@@ -1,0 +1,143 @@
+"""A text folder for an NPU: two graphs of fixed shapes, one file of weights, and what a session computes itself.
+
+    prefill.onnx, decode.onnx      the same computation of `chunk` tokens and of one (htp_graph.py)
+    weights.data                   what both read, each tensor once
+    embedding.data                 the embedding table, row after row: the session looks tokens up; a tied head reads it too
+    edgecore_htp.json              sizes, rotary frequencies, windows: `Description`
+    tokenizer.json, config.json .. as beside any text model (folder.py)
+
+A folder that was compiled ahead of time has the same files but weights.data: its graphs hold a compiled context.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecore.checkpoint import Decoder, Rope
+from edgecore.contract import CorruptModel, ModelNotFound
+
+DESCRIPTION = "edgecore_htp.json"
+PREFILL, DECODE = "prefill.onnx", "decode.onnx"
+WEIGHTS, EMBEDDING = "weights.data", "embedding.data"
+VERSION = 1
+MASKED = -30000.0
+"""What the mask adds to scores of positions that are not seen: a float16 that stays finite with any score added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turning:
+    """One rotary embedding, as the session turns positions into the inputs `cos` and `sin`."""
+
+    cos: str
+    sin: str
+    """Names of the inputs, (1, 1, tokens, dim/2)."""
+    frequencies: tuple[float, ...]
+    """dim/2 radians a position."""
+    long_frequencies: tuple[float, ...] = ()
+    """longrope's, for a sequence of more than `long_after` tokens: all its positions turn by them."""
+    long_after: int = 0
+    factor: float = 1.0
+    """Cosines and sines are multiplied by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """edgecore_htp.json."""
+
+    context: int
+    """Positions of the KV cache."""
+    chunk: int
+    """Tokens that prefill.onnx takes; decode.onnx takes one."""
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    embedding_scale: float
+    masks: dict[str, int]
+    """Name of a mask to the positions that its layers see, their own included; 0: all."""
+    turnings: tuple[Turning, ...]
+    masked: float = MASKED
+    embedding_type: str = "float16"
+    version: int = VERSION
+
+    @property
+    def long_after(self) -> int:
+        """Tokens after which longrope turns a whole sequence otherwise; 0 for a model without it."""
+        return max((turning.long_after for turning in self.turnings), default=0)
+
+    def write(self, folder: Path) -> None:
+        (folder / DESCRIPTION).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    def embedding(self, folder: Path) -> NDArray[Any]:
+        """The table (vocab, hidden), mapped. Raises `ModelNotFound`, `CorruptModel`."""
+        file = folder / EMBEDDING
+        if not file.is_file():
+            raise ModelNotFound(f"{file} does not exist", supported=f"{EMBEDDING} beside {DESCRIPTION}")
+        shape, type = (self.vocab_size, self.hidden_size), np.dtype(self.embedding_type)
+        if file.stat().st_size < self.vocab_size * self.hidden_size * type.itemsize:
+            raise CorruptModel(f"{file}: truncated: {file.stat().st_size} bytes for {shape} of {type}")
+        return np.memmap(file, type, "r", shape=shape)
+
+
+def described(decoder: Decoder, context: int, chunk: int) -> Description:
+    """What a session of this model's graphs needs to know."""
+    from edgecore_onnxruntime.htp_graph import mask_name, rotary_names
+
+    layers = range(decoder.layers)
+    ropes = {rotary_names(decoder, layer): decoder.layer_rope(layer) for layer in layers}
+    return Description(
+        context=context,
+        chunk=chunk,
+        vocab_size=decoder.vocab_size,
+        hidden_size=decoder.hidden_size,
+        layers=decoder.layers,
+        kv_heads=decoder.kv_heads,
+        head_dim=decoder.head_dim,
+        embedding_scale=decoder.embedding_scale,
+        masks={mask_name(decoder, layer): decoder.layer_window(layer) for layer in layers},
+        turnings=tuple(_turning(*names, rope) for names, rope in ropes.items()),
+    )
+
+
+def _turning(cos: str, sin: str, rope: Rope) -> Turning:
+    after = rope.original_context if rope.is_long(rope.original_context + 1) else 0
+    long = tuple(rope.frequencies(after + 1).tolist()) if after else ()
+    return Turning(cos, sin, tuple(rope.frequencies().tolist()), long, after, rope.attention_factor)
+
+
+def read(folder: Path) -> Description:
+    """Raises `ModelNotFound`; `CorruptModel` for a description that is not ours or contradicts itself."""
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise ModelNotFound(f"{file} does not exist", supported=f"a folder with {PREFILL}, {DECODE} and {DESCRIPTION}")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        turnings = tuple(
+            Turning(**{**t, "frequencies": tuple(t["frequencies"]), "long_frequencies": tuple(t["long_frequencies"])})
+            for t in values.pop("turnings")
+        )
+        found = Description(**values, turnings=turnings)
+        _check(found)
+    except (ValueError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        raise CorruptModel(f"{file}: not a description of an NPU's folder: {error}") from None
+    return found
+
+
+def _check(found: Description) -> None:
+    if found.version != VERSION:
+        raise ValueError(f"version {found.version}, and this is version {VERSION}")
+    for name in ("context", "chunk", "vocab_size", "hidden_size", "layers", "kv_heads", "head_dim"):
+        value = getattr(found, name)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} is {value!r}, no count")
+    if found.chunk > found.context:
+        raise ValueError(f"chunk {found.chunk} is larger than context {found.context}")
+    if found.embedding_type not in ("float16", "float32"):
+        raise ValueError(f"embedding_type {found.embedding_type!r}")
