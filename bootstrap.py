@@ -34,7 +34,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 OLDEST = (3, 11)
 WINDOWS = os.name == "nt"
 QUICKSTART_PLUGIN = "llamacpp"
-CONFORMANT = ("reference", QUICKSTART_PLUGIN, "openvino")
+CONFORMANT = ("reference", QUICKSTART_PLUGIN, "onnxruntime", "openvino")
 """Plugins whose runtimes can share an environment: the suite's own tests run each of them whole."""
 NOTHING_SELECTED = 5
 """pytest's exit code."""
@@ -276,7 +276,7 @@ def environments():
     made.update({name: Environment(name, [name], [own[name]]) for name in names})
     made["e2e"] = Environment("e2e", proven, ["plugin-test", "originals"])
     conformant = [n for n in names if n in CONFORMANT]
-    made["conformance"] = Environment("conformance", conformant, ["suite-test"], beside=["conformance"])
+    made["conformance"] = Environment("conformance", conformant, ["conformance-test"], beside=["conformance"])
     return made
 
 
