@@ -99,6 +99,27 @@ def test_a_machine_that_cannot_be_told_from_others_is_matched_by_none_and_found_
     assert name not in [p.name for p in match(replace(MACHINE, features=V3, chip="Intel(R) Core(TM) Ultra 7 155H"))]
 
 
+@pytest.mark.parametrize(
+    ("name", "chip"),
+    [
+        ("snapdragon-8-gen-1", ("SM8450", 69, 8)),
+        ("snapdragon-8-gen-2", ("SM8550", 73, 8)),
+        ("snapdragon-8-gen-3", ("SM8650", 75, 8)),
+        ("snapdragon-8-elite", ("SM8750", 79, 8)),
+        ("snapdragon-8-elite-gen-5", ("SM8850", 81, 8)),
+        ("snapdragon-x-elite", ("SC8380XP", 73, 8)),
+        ("snapdragon-x2-elite", ("SC8480XP", 81, 8)),
+        ("qualcomm-qcs6490", ("QCS6490", 68, 2)),
+        ("qualcomm-qcs8550", ("QCS8550", 73, 8)),
+    ],
+)
+def test_a_snapdragon_says_chip_hexagon_version_and_its_fast_memory(name: str, chip: tuple[str, int, int]) -> None:
+    npu = profile(name).suited[0]
+    assert (npu.backend, npu.device) == ("onnxruntime", "npu")
+    assert (npu.options["soc_model"], npu.options["htp_arch"], npu.options["vtcm_mb"]) == chip
+    assert name not in [p.name for p in match(replace(MACHINE, architecture="ARM64", features=frozenset({"asimd"})))]
+
+
 def test_this_computer_is_matched_by_its_own_facts() -> None:
     assert all(found.describes(facts()) for found in match())
 
