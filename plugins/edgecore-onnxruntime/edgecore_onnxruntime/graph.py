@@ -43,14 +43,13 @@ class _Decoder:
         x = self._widened(g.op("Gather", table, ids, name="model.embed_tokens"), "model.embed_tokens/f32")
         if d.embedding_scale != 1:
             x = g.op("Mul", x, g.f32(d.embedding_scale))
+        normed = self._norm("model.layers.0.input_layernorm", x)
         for layer in range(d.layers):
-            at = f"model.layers.{layer}."
-            x = g.op("Add", x, self._attention(at, layer, x, attention))
-            x = g.op("Add", x, self._mlp(at, x))
-        x = self._norm("model.norm", x)
+            at, following = f"model.layers.{layer}.", f"model.layers.{layer + 1}.input_layernorm"
+            normed, x = self._added(at + d.mlp_norm, x, self._attention(at, layer, normed, attention))
+            normed, x = self._added(following if layer + 1 < d.layers else "model.norm", x, self._mlp(at, normed))
         last = g.op("Neg", g.default(LAST, np.array([_ALL], np.int64)))
-        x = g.op("Slice", x, last, g.i64(_ALL), g.i64(1))
-        logits = self._head(x)
+        logits = self._head(g.op("Slice", normed, last, g.i64(_ALL), g.i64(1)))
         if d.logit_softcap:
             logits = g.op("Mul", g.op("Tanh", g.op("Div", logits, g.f32(d.logit_softcap))), g.f32(d.logit_softcap))
         g.op("Identity", logits, outputs=["logits"])
@@ -58,7 +57,7 @@ class _Decoder:
 
     def _attention(self, at: str, layer: int, x: str, attention: Attention) -> str:
         d = self.decoder
-        x = self._rounded(self._norm(at + "input_layernorm", x))
+        x = self._rounded(x)
         q = self._heads(at + "self_attn.q_proj", x, at + "self_attn.q_norm")
         k = self._heads(at + "self_attn.k_proj", x, at + "self_attn.k_norm")
         x = attention.attend(layer, q, k, self._linear(at + "self_attn.v_proj", x))
@@ -78,7 +77,7 @@ class _Decoder:
 
     def _mlp(self, at: str, x: str) -> str:
         d = self.decoder
-        x = self._rounded(self._norm(at + d.mlp_norm, x))
+        x = self._rounded(x)
         gate, up = self._linear(at + "mlp.gate_proj", x), self._linear(at + "mlp.up_proj", x)
         x = self._graph.op("Mul", self._activated(gate), up)
         if d.sub_norms:
@@ -100,6 +99,15 @@ class _Decoder:
     def _norm(self, name: str, x: str) -> str:
         weight = self._vector(name + ".weight")
         return self._graph.op("RMSNormalization", x, weight, name=name, epsilon=self.decoder.norm_epsilon, axis=-1)
+
+    def _added(self, norm: str, x: str, more: str) -> tuple[str, str]:
+        """The sum normed, and the sum."""
+        sum = f"{norm}/sum"
+        normed = self._graph.op(
+            "SkipSimplifiedLayerNormalization", x, more, self._vector(norm + ".weight"), name=norm,
+            outputs=[f"{norm}/out", "", "", sum], domain=MICROSOFT, epsilon=self.decoder.norm_epsilon,
+        )  # fmt: skip
+        return normed, sum
 
     def _rounded(self, x: str) -> str:
         """What enters a projection, rounded position by position to 8 bits, where the model was trained so."""
