@@ -2,7 +2,7 @@
 
     prefill.onnx, decode.onnx      the same computation of `chunk` tokens and of one (htp_graph.py)
     weights.data                   what both read, each tensor once
-    embedding.data                 the embedding table, row after row: the session looks tokens up; a tied head reads it too
+    embedding.data                 the embedding table, whose rows the session looks up; a tied head reads it too
     edgecore_htp.json              sizes, rotary frequencies, windows: `Description`
     tokenizer.json, config.json .. as beside any text model (folder.py)
 

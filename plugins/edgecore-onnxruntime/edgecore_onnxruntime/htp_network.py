@@ -18,6 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgecore.contract import BadRequest, CorruptModel, Placement
+from edgecore.contract.bounds import checked_ids
 from edgecore_onnxruntime import htp_folder, runtime
 from edgecore_onnxruntime.htp_folder import Description, Turning
 from edgecore_onnxruntime.placement import placement_of
@@ -52,15 +53,14 @@ class Network:
     def vocab_size(self) -> int:
         return self.description.vocab_size
 
+    @property
+    def kv_type(self) -> str:
+        """What the KV cache is stored in."""
+        return str(next(iter(self._cache.values())).dtype)
+
     def checked(self, tokens: Sequence[int]) -> Ids:
         """Token ids. Raises `BadRequest` for ids outside the vocabulary."""
-        ids = np.asarray(tokens)
-        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-            raise BadRequest("tokens that are no row of token ids", supported="a sequence of whole numbers")
-        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            bad = next(int(i) for i in ids if not 0 <= i < self.vocab_size)
-            raise BadRequest(f"token id {bad}", supported=f"ids from 0 to {self.vocab_size - 1}")
-        return ids.astype(np.int64, copy=False)
+        return checked_ids(tokens, self.vocab_size)
 
     def usable(self, count: int, total: int) -> int:
         """How many of the first `count` positions in the cache serve a sequence of `total` tokens; none where longrope
@@ -198,8 +198,8 @@ class _Graph:
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         d, n = self.description, self.tokens
-        shapes = {"embeddings": (n, d.hidden_size), "logits": (n, d.vocab_size)}
-        shapes |= {name: (1, 1, n, d.context + n) for name in d.masks}
+        shapes: dict[str, tuple[int, ...]] = {"embeddings": (n, d.hidden_size), "logits": (n, d.vocab_size)}
+        shapes |= dict.fromkeys(d.masks, (1, 1, n, d.context + n))
         shapes |= {name: (1, 1, n, len(t.frequencies)) for t in d.turnings for name in (t.cos, t.sin)}
         for layer in range(d.layers):
             shapes[f"past_key_values.{layer}.key"] = (1, d.kv_heads, d.head_dim, d.context)
