@@ -12,9 +12,10 @@ from time import perf_counter
 import numpy as np
 
 from edgecore.contract import Artifact, BadRequest, Progress, Repetition, Samples, Value, Workload
+from edgecore.contract.bounds import chosen_context
 from edgecore.contract.generation import check_room
 from edgecore_llamacpp.model import Context, Model
-from edgecore_llamacpp.session import chosen_context, conditions
+from edgecore_llamacpp.session import conditions
 from edgecore_llamacpp.threads import chosen_threads
 
 REPORT_EVERY = 0.25
@@ -34,7 +35,7 @@ def benchmark(
     threads = chosen_threads(workload.threads)
     model = Model(artifact.model, device)
     try:
-        length = chosen_context(model, workload.context_length)
+        length = chosen_context(model.trained_context, workload.context_length)
         check_room(len(workload.prompt), workload.decode, length)
         kv_cache = str(options["kv_cache"])
         context = Context(model, length, threads, kv_cache=kv_cache, flash_attention=str(options["flash_attention"]))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgecore.checkpoint import open_checkpoint
 from edgecore.checkpoint.gguf_file import read_gguf
 from edgecore.contract import BadRequest, CorruptModel, DoesNotFit, EdgecoreError, UnsupportedModel
+from edgecore.contract.bounds import checked_ids
 from edgecore_llamacpp import native
 from edgecore_llamacpp.composing import Composer, composes
 from edgecore_llamacpp.native import libllama
@@ -76,11 +77,7 @@ class Model:
 
     def checked(self, tokens: Sequence[int]) -> Tokens:
         """Token ids as libllama takes them. Raises `BadRequest` for ids outside the vocabulary."""
-        ids = np.asarray(tokens, np.int64)
-        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            bad = next(int(i) for i in ids if not 0 <= i < self.vocab_size)
-            raise BadRequest(f"token id {bad}", supported=f"ids from 0 to {self.vocab_size - 1}")
-        return ids.astype(np.int32)
+        return checked_ids(tokens, self.vocab_size).astype(np.int32)
 
 
 def _refused(path: Path, why: str) -> EdgecoreError:

@@ -14,7 +14,6 @@ from edgecore.checkpoint.chat import render_guarded
 from edgecore.contract import (
     BadRequest,
     CannotDo,
-    DoesNotFit,
     Logits,
     Message,
     Piece,
@@ -23,15 +22,18 @@ from edgecore.contract import (
     TextContext,
     TextSession,
 )
+from edgecore.contract.bounds import (
+    SCORED_BYTES,
+    check_append,
+    check_prefill,
+    check_rewind,
+    check_score,
+    chosen_context,
+)
 from edgecore.contract.generation import check_room
 from edgecore_llamacpp import generating, placement
 from edgecore_llamacpp.model import KV_TYPES, UBATCH, Context, Model
 from edgecore_llamacpp.native import libllama
-
-DEFAULT_CONTEXT = 4096
-"""Tokens when nobody said: what was trained for may be 131072, and its KV cache larger than the machine."""
-SCORED_BYTES = 1 << 25
-"""Logits held at once when a text is scored."""
 
 
 class LlamaContext(TextContext):
@@ -51,8 +53,7 @@ class LlamaContext(TextContext):
         return len(self._tokens)
 
     def prefill(self, tokens: Sequence[int]) -> Logits:
-        if not len(tokens):
-            raise BadRequest("no tokens to prefill", supported="at least one")
+        check_prefill(tokens)
         self.append(tokens)
         return self.low.last_logits().copy()
 
@@ -63,12 +64,7 @@ class LlamaContext(TextContext):
     def append(self, tokens: Sequence[int]) -> None:
         """What `prefill` and `step` do, logits left where they are."""
         ids = self.low.model.checked(tokens)
-        if self.position + len(ids) > self.length:
-            raise DoesNotFit(
-                f"{len(ids)} tokens after {self.position}; the context holds {self.length}",
-                supported=f"up to {self.length - self.position} more",
-                hint=f"-c {self.position + len(ids)} for a longer context, if the model was trained for it",
-            )
+        check_append(len(ids), self.position, self.length)
         try:
             self.low.decode(ids)
         except BaseException:
@@ -77,8 +73,7 @@ class LlamaContext(TextContext):
         self._tokens.extend(ids.tolist())
 
     def rewind(self, n: int) -> None:
-        if not 0 <= n <= self.position:
-            raise BadRequest(f"rewind by {n} of {self.position} tokens", supported=f"0 to {self.position}")
+        check_rewind(n, self.position)
         del self._tokens[self.position - n :]
         self.low.truncate(self.position)
 
@@ -95,7 +90,7 @@ class LlamaSession(TextSession):
     ) -> None:
         """Raises `DoesNotFit` for a context longer than the model was trained for, or than the memory."""
         self._model = model
-        self._length = chosen_context(model, context_length)
+        self._length = chosen_context(model.trained_context, context_length)
         self._threads = threads
         self._kv_cache = kv_cache
         low = Context(model, self._length, threads, kv_cache=kv_cache, flash_attention=flash_attention)
@@ -186,10 +181,7 @@ class LlamaSession(TextSession):
 
     def score(self, tokens: Sequence[int]) -> Iterator[Logits]:
         ids = self._model.checked(tokens)
-        if len(ids) > self._length:
-            raise DoesNotFit(
-                f"a text of {len(ids)} tokens", supported=f"the context's {self._length}", hint=f"-c {len(ids)}"
-            )
+        check_score(len(ids), self._length)
         return self._scored(ids)
 
     def _scored(self, ids: np.ndarray) -> Iterator[Logits]:
@@ -217,19 +209,6 @@ class LlamaSession(TextSession):
     def close(self) -> None:
         self._context.low.close()
         self._model.close()
-
-
-def chosen_context(model: Model, asked: int | None) -> int:
-    """Tokens. Raises `DoesNotFit` for more than the model was trained for."""
-    if asked is not None and asked > model.trained_context:
-        raise DoesNotFit(
-            f"a context of {asked} tokens; the model was trained for {model.trained_context}",
-            supported=f"up to {model.trained_context} tokens",
-            hint=f"-c {model.trained_context}",
-        )
-    if asked is not None and asked < 1:
-        raise BadRequest(f"a context of {asked} tokens", supported="at least 1")
-    return asked or min(model.trained_context, DEFAULT_CONTEXT)
 
 
 def conditions(model: Model, threads: int, length: int, kv_cache: str) -> dict[str, str]:

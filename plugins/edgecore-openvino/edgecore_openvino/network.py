@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from edgecore.contract import BadRequest, DoesNotFit, EdgecoreError, Placement, UnsupportedModel, usable_memory
+from edgecore.contract.bounds import checked_ids
 from edgecore_openvino import runtime
 from edgecore_openvino.cache import Cache, Ids, Inputs, Pages, State, paged
 from edgecore_openvino.placement import assignment, placement_of
@@ -74,13 +75,7 @@ class Network:
 
     def checked(self, tokens: Sequence[int]) -> Ids:
         """Token ids as the graph takes them. Raises `BadRequest` for ids outside the vocabulary."""
-        ids = np.asarray(tokens)
-        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-            raise BadRequest("tokens that are no row of token ids", supported="a sequence of whole numbers")
-        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            bad = next(int(i) for i in ids if not 0 <= i < self.vocab_size)
-            raise BadRequest(f"token id {bad}", supported=f"ids from 0 to {self.vocab_size - 1}")
-        return ids.astype(np.int64, copy=False)
+        return checked_ids(tokens, self.vocab_size)
 
     def rows_at_once(self, most_bytes: int) -> int:
         """Positions whose logits are computed in one call, in at most so much memory."""

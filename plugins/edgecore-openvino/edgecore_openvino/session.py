@@ -13,7 +13,6 @@ from edgecore.checkpoint import Tokenizer
 from edgecore.contract import (
     Artifact,
     BadRequest,
-    DoesNotFit,
     Logits,
     Message,
     Placement,
@@ -21,13 +20,16 @@ from edgecore.contract import (
     TextSession,
     Value,
 )
+from edgecore.contract.bounds import (
+    SCORED_BYTES,
+    check_append,
+    check_prefill,
+    check_rewind,
+    check_score,
+    chosen_context,
+)
 from edgecore_openvino import folder, runtime
 from edgecore_openvino.network import CHUNK, Network
-
-DEFAULT_CONTEXT = 4096
-"""Tokens when nobody said: what was trained for may be 131072, and its KV cache larger than the machine."""
-SCORED_BYTES = 1 << 25
-"""Logits held at once when a text is scored."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,7 @@ class OpenvinoContext(TextContext):
         return len(self._tokens)
 
     def prefill(self, tokens: Sequence[int]) -> Logits:
-        if not len(tokens):
-            raise BadRequest("no tokens to prefill", supported="at least one")
+        check_prefill(tokens)
         return self.append(tokens).copy()
 
     def step(self, token: int) -> Logits:
@@ -101,15 +102,9 @@ class OpenvinoContext(TextContext):
     def append(self, tokens: Sequence[int]) -> Logits:
         """What `prefill` and `step` do; the logits are a view, valid until the next call."""
         ids = self.network.checked(tokens)
-        total = self.position + len(ids)
-        if total > self._length:
-            raise DoesNotFit(
-                f"{len(ids)} tokens after {self.position}; the context holds {self._length}",
-                supported=f"up to {self._length - self.position} more",
-                hint=f"-c {total} for a longer context, if the model was trained for it",
-            )
+        check_append(len(ids), self.position, self._length)
         # What a rewind left behind is cut off now, and what a failure made useless is computed again.
-        keep = self.network.usable(self.position, total)
+        keep = self.network.usable(self.position, self.position + len(ids))
         if keep < self.position:
             ids = np.concatenate([np.asarray(self._tokens[keep:], np.int64), ids])
         logits = self.network.append(ids, keep, self._chunk)
@@ -117,8 +112,7 @@ class OpenvinoContext(TextContext):
         return logits
 
     def rewind(self, n: int) -> None:
-        if not 0 <= n <= self.position:
-            raise BadRequest(f"rewind by {n} of {self.position} tokens", supported=f"0 to {self.position}")
+        check_rewind(n, self.position)
         _ = self.network.request
         del self._tokens[self.position - n :]
 
@@ -177,10 +171,7 @@ class OpenvinoSession(TextSession):
 
     def score(self, tokens: Sequence[int]) -> Iterator[Logits]:
         ids = self._network.checked(tokens)
-        if len(ids) > self.context_length:
-            raise DoesNotFit(
-                f"a text of {len(ids)} tokens", supported=f"the context's {self.context_length}", hint=f"-c {len(ids)}"
-            )
+        check_score(len(ids), self.context_length)
         return self._scored(ids)
 
     def _scored(self, ids: np.ndarray[Any, Any]) -> Iterator[Logits]:
@@ -205,16 +196,3 @@ class OpenvinoSession(TextSession):
     def _tokenizer(self) -> Tokenizer:
         _ = self._network.request
         return self._tokens
-
-
-def chosen_context(trained: int, asked: int | None) -> int:
-    """Tokens. trained: 0 where nobody knows. Raises `DoesNotFit` for more than the model was trained for."""
-    if asked is not None and asked < 1:
-        raise BadRequest(f"a context of {asked} tokens", supported="at least 1")
-    if asked is not None and trained and asked > trained:
-        raise DoesNotFit(
-            f"a context of {asked} tokens; the model was trained for {trained}",
-            supported=f"up to {trained} tokens",
-            hint=f"-c {trained}",
-        )
-    return asked or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
