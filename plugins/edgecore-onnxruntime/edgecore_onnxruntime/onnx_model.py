@@ -1,9 +1,12 @@
-"""An ONNX file as ONNX Runtime takes it: looked at first, opened, and what goes in and out of it in the contract's words.
+"""An ONNX file as ONNX Runtime takes it: looked at first, what it would get wrong refused, opened, and what goes in and
+out of it in the contract's words. What onnx's own operator cases found stands here; `benchmarks/onnxruntime_operators.py`
+finds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,37 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
-from edgecore.checkpoint import OnnxGraph, read_onnx
-from edgecore.contract import CorruptModel, TensorSpec, UnsupportedModel
+from edgecore.checkpoint import OnnxGraph, OnnxNode, read_onnx
+from edgecore.contract import CorruptModel, EdgecoreError, TensorSpec, UnsupportedModel
 from edgecore_onnxruntime import runtime
 from edgecore_onnxruntime.elements import dtype_name, known
 from edgecore_onnxruntime.model_file import check_file
 
 Specs = tuple[TensorSpec, ...]
+WRONG: tuple[tuple[str, Callable[[OnnxNode, frozenset[str]], Any], str, str], ...] = (
+    (
+        "Attention",
+        lambda node, fed: node.attributes.get("is_causal") and node.attributes.get("qk_matmul_output_mode") == 2,
+        "is_causal=1 and qk_matmul_output_mode=2",
+        "qk_matmul_output_mode=0",
+    ),
+    ("MaxUnpool", lambda node, fed: len(node.inputs) > 2 and node.inputs[2], "output_shape", "no output_shape"),
+    (
+        "Resize",
+        lambda node, fed: node.attributes.get("coordinate_transformation_mode") == "align_corners"
+        and len(node.inputs) > 2
+        and node.inputs[2] in fed,
+        "align_corners and scales that are an input of the model",
+        "sizes, or constant scales",
+    ),
+)
+"""An operator, what is ignored or taken otherwise in a node (beside the names of the model's inputs), what that is
+called, and what is right."""
 
 
-def read(path: Path) -> OnnxGraph:
-    """What the file says, without its weights. Raises `ModelNotFound`, `CorruptModel`, and `UnsupportedModel` naming the
-    input or output that is no tensor of numbers."""
+def read(path: Path, shaped: Collection[str] = ()) -> OnnxGraph:
+    """What the file says, without its weights. Raises `ModelNotFound`, `CorruptModel`, and `UnsupportedModel` for an input
+    or output that is no tensor of numbers, an input without a shape that is none of `shaped`, and for `WRONG`."""
     check_file(path)
     graph = read_onnx(path)
     if not graph.nodes:
@@ -34,17 +56,26 @@ def read(path: Path) -> OnnxGraph:
                 f"{path.name}: {spec.name!r} is {kind}", supported="tensors of numbers that ONNX Runtime has"
             )
     if any(not spec.shape for spec in graph.inputs):
-        _check_ranks(path)
+        _check_ranks(path, shaped)
+    fed = frozenset(spec.name for spec in graph.inputs)
+    for node in graph.nodes:
+        for operator, found, what, right in WRONG:
+            if node.operator == operator and found(node, fed):
+                raise UnsupportedModel(
+                    f"{path.name}: {operator} with {what}: ONNX Runtime {runtime.VERSION} computes something else",
+                    supported=f"{operator} with {right}",
+                )
     return graph
 
 
-def open_session(path: Path, options: ort.SessionOptions, providers: Sequence[Any] | None) -> ort.InferenceSession:
-    """As `runtime.open_model`; what onnx's own checker finds right and ONNX Runtime does not take is `UnsupportedModel`."""
+def open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """On the CPU, as `runtime.open_model`; what onnx's own checker finds right and ONNX Runtime does not take is
+    `UnsupportedModel`."""
     try:
-        return runtime.open_model(path, options, providers)
+        return runtime.open_model(path, options)
     except CorruptModel as error:
         if fault := check(path):
-            raise CorruptModel(f"{path}: {fault}") from None
+            raise refused(path, fault) from None
         raise UnsupportedModel(error.what, supported=f"what ONNX Runtime {runtime.VERSION} computes") from None
 
 
@@ -55,6 +86,16 @@ def check(path: Path) -> str:
     except (onnx.checker.ValidationError, DecodeError, OSError, ValueError) as error:
         return " ".join(str(error).split())[:300]
     return ""
+
+
+_UNKNOWN = re.compile(r"No Op registered|opset|Unrecognized|version.*(?:unsupported|higher)|only supports", re.I)
+
+
+def refused(path: Path, fault: str) -> EdgecoreError:
+    """What onnx's checker finds wrong, typed: `UnsupportedModel` for operators and versions that it does not know."""
+    if _UNKNOWN.search(fault):
+        return UnsupportedModel(f"{path}: {fault}", supported=f"operators of ONNX Runtime {runtime.VERSION}")
+    return CorruptModel(f"{path}: {fault}")
 
 
 def specs(graph: OnnxGraph, session: ort.InferenceSession) -> tuple[Specs, Specs]:
@@ -77,17 +118,13 @@ def _merged(spec: TensorSpec, node: Any) -> TensorSpec:
     return TensorSpec(spec.name, dtype_name(node.type, repr(spec.name)), dims)
 
 
-def _check_ranks(path: Path) -> None:
+def _check_ranks(path: Path, shaped: Collection[str]) -> None:
     graph = onnx.load(path, load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
     for value in graph.input:
-        if value.name not in weights and not value.type.tensor_type.HasField("shape"):
-            raise without_shape(path, value.name)
-
-
-def without_shape(path: Path, name: str) -> UnsupportedModel:
-    return UnsupportedModel(
-        f"{path.name}: input {name!r} states no shape",
-        supported="inputs with a known number of dimensions",
-        hint=f"edgecore convert {path.name} --backend onnxruntime --shape {name}=1,3,224,224",
-    )
+        if value.name not in shaped and value.name not in weights and not value.type.tensor_type.HasField("shape"):
+            raise UnsupportedModel(
+                f"{path.name}: input {value.name!r} states no shape",
+                supported="inputs with a known number of dimensions",
+                hint=f"edgecore convert {path.name} --backend onnxruntime --shape {value.name}=1,3,224,224",
+            )

@@ -32,17 +32,17 @@ from edgecore_onnxruntime.placement import placement_of
 
 
 def open_session(artifact: Artifact, device: str, threads: int | None, options: Mapping[str, Value]) -> TensorSession:
-    """Raises as `onnx_model.read`, `onnx_model.open_session` and, on an NPU, `qnn.add_npu`."""
+    """Raises as `onnx_model.read`, `onnx_model.open_session` and, on an NPU, `qnn.open_on_npu`."""
     path = artifact.model
     graph = onnx_model.read(path)
-    made = runtime.session_options(threads, options)
     if device == "cpu":
-        session = onnx_model.open_session(path, made, (runtime.CPU,))
+        session = onnx_model.open_session(path, runtime.session_options(threads, options))
     else:
+        from edgecore_onnxruntime.qnn import open_on_npu
+
         check_fixed(path, graph.inputs, device)
-        session = _on_npu(path, made, device, options)
-    inputs, outputs = onnx_model.specs(graph, session)
-    return OnnxRuntimeSession(session, inputs, outputs, device, made.intra_op_num_threads)
+        session = open_on_npu(path, threads, device, options)
+    return OnnxRuntimeSession(session, *onnx_model.specs(graph, session), device)
 
 
 def check_fixed(path: Path, inputs: Specs, device: str) -> None:
@@ -58,15 +58,13 @@ def check_fixed(path: Path, inputs: Specs, device: str) -> None:
 class OnnxRuntimeSession(TensorSession):
     """A session that any number of threads may call."""
 
-    def __init__(
-        self, session: ort.InferenceSession, inputs: Specs, outputs: Specs, device: str, threads: int
-    ) -> None:
+    def __init__(self, session: ort.InferenceSession, inputs: Specs, outputs: Specs, device: str) -> None:
         self._session: ort.InferenceSession | None = session
         self._inputs, self._outputs = inputs, outputs
         self._names = [spec.name for spec in outputs]
         self._plain = all(plain(spec.dtype) for spec in (*inputs, *outputs))
         self._placement = placement_of(session, device)
-        self._conditions = {"device": device, "threads": str(threads)}
+        self._conditions = {"device": device, "threads": str(session.get_session_options().intra_op_num_threads)}
 
     @property
     def inputs(self) -> Specs:
@@ -112,17 +110,13 @@ class OnnxRuntimeSession(TensorSession):
         if isinstance(failed := runtime.failed(error), DoesNotFit):
             return DoesNotFit(failed.what, hint="smaller inputs")
         words = runtime.said(error)
-        if isinstance(error, runtime.native.NotImplemented):
+        fixed = not any(isinstance(dim, str) for spec in self._inputs for dim in spec.shape)
+        if isinstance(error, runtime.native.NotImplemented) or (fixed and not _about_values(error)):
             return UnsupportedModel(f"ONNX Runtime does not compute the model: {words}")
-        if any(isinstance(dim, str) for spec in self._inputs for dim in spec.shape):
-            return BadRequest(f"these inputs do not go together: {words}")
-        return BadRequest(f"ONNX Runtime cannot compute with these inputs: {words}")
+        return BadRequest(f"these inputs do not go together: {words}")
 
 
-def _on_npu(
-    path: Path, made: ort.SessionOptions, device: str, options: Mapping[str, Value]
-) -> ort.InferenceSession:
-    from edgecore_onnxruntime.qnn import add_npu
 
-    add_npu(made, device, None, options, bool(options.get("allow_fallback", False)))
-    return onnx_model.open_session(path, made, None)
+def _about_values(error: BaseException) -> bool:
+    """Whether an operator complains of numbers that it was fed: an index out of range."""
+    return isinstance(error, runtime.native.InvalidArgument)
