@@ -107,7 +107,7 @@ def versions() -> dict[str, str]:
 
 
 def check_installation() -> None:
-    """Raises `BackendUnavailable`, with the command that mends it, where wheels of ONNX Runtime overwrote each other."""
+    """Raises `BackendUnavailable`, and the command that mends it, where ONNX Runtime's wheels overwrote each other."""
     prepare()
 
 
