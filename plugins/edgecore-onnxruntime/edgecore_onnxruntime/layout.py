@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgecore.checkpoint.chat_source import optional_json
 from edgecore.checkpoint.fields import Fields
+from edgecore.checkpoint.tokenizer_special import ids
 from edgecore.contract import Artifact, CorruptModel, ModelNotFound, UnsupportedModel
 
 GENAI = "genai_config.json"
@@ -26,6 +27,8 @@ class Layout:
     """Tokens that it was trained for; 0 where the file does not say."""
     vocab_size: int
     """Rows of logits; 0 where the file does not say."""
+    ends: frozenset[int]
+    """Tokens that end a generation."""
     kv_heads: int
     head_size: int
     ids: str
@@ -57,6 +60,7 @@ def read(artifact: Artifact) -> Layout:
         model=_inside(decoder, folder),
         context=model.integer("context_length", 0, least=0),
         vocab_size=model.integer("vocab_size", 0, least=0),
+        ends=frozenset(ids(model.values.get("eos_token_id"))),
         kv_heads=decoder.integer("num_key_value_heads"),
         head_size=decoder.integer("head_size"),
         ids=inputs.text("input_ids", "input_ids"),

@@ -8,6 +8,7 @@ turns a call whose sequence is long by the second.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class Turns:
         """(batch, tokens, heads * head_dim): the first `dim` elements of each head turn, i with i + dim/2."""
         if not self.first:
             return x
-        part = {} if self.dim == head_dim else {"rotary_embedding_dim": self.dim}
+        part: dict[str, Any] = {} if self.dim == head_dim else {"rotary_embedding_dim": self.dim}
         inputs = [x, self.first, self.cos, self.sin]
         return graph.op("RotaryEmbedding", *inputs, domain=MICROSOFT, num_heads=heads, **part)
 
@@ -66,10 +67,14 @@ def _table(turns: NDArray[np.float64], rope: Rope) -> NDArray[np.float32]:
 
 
 def _first(graph: Graph, border: int) -> str:
-    """(1,) the row of this call's first position; beyond `border` tokens in all, that of the second table."""
-    total = graph.op("Shape", "attention_mask", start=1, end=2)
-    past = graph.op("Sub", total, graph.op("Shape", "input_ids", start=1, end=2))
+    """(1,) the row of this call's first position; where the mask is longer than `border`, that of the second table.
+
+    Zeros at the mask's end say that a text will be that long, so that its beginning is turned by the second too.
+    """
+    filled = graph.op("ReduceMax", graph.op("ReduceSum", "attention_mask", graph.i64(1)), graph.i64(0), keepdims=0)
+    past = graph.op("Sub", filled, graph.op("Shape", "input_ids", start=1, end=2))
     if not border:
         return past
+    total = graph.op("Shape", "attention_mask", start=1, end=2)
     long = graph.op("Cast", graph.op("Greater", total, graph.i64(border)), to=TensorProto.INT64)
     return graph.op("Add", past, graph.op("Mul", long, graph.i64(border)))

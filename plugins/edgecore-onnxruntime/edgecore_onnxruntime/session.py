@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecore.checkpoint import Tokenizer
 from edgecore.contract import Artifact, BadRequest, Logits, Message, Placement, TextContext, TextSession, Value
@@ -20,7 +20,29 @@ from edgecore.contract.bounds import (
     chosen_context,
 )
 from edgecore_onnxruntime import folder, layout, runtime
-from edgecore_onnxruntime.network import CHUNK, Network
+from edgecore_onnxruntime.layout import Layout
+from edgecore_onnxruntime.network import CHUNK, Ids, Network
+
+
+class Computes(Protocol):
+    """What a session asks of a network: network.py's of one graph, htp_network.py's of two with fixed shapes."""
+
+    filled: int
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def sliced(self) -> bool: ...
+    @property
+    def session(self) -> Any: ...
+    def checked(self, tokens: Sequence[int]) -> Ids: ...
+    def rows_at_once(self, most_bytes: int) -> int: ...
+    def usable(self, count: int, total: int) -> int: ...
+    def append(self, ids: Ids, keep: int, chunk: int = ...) -> NDArray[np.float32]: ...
+    def run(self, ids: Ids, rows: int, total: int) -> NDArray[np.float32]: ...
+    def clear(self) -> None: ...
+    def placement(self) -> Placement: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +50,7 @@ class Opened:
     """An artifact's network with what its folder says of it: what a session is made of."""
 
     network: Network
-    folder: Path
+    layout: Layout
     length: int
     conditions: Mapping[str, str]
 
@@ -59,7 +81,7 @@ def open_network(
         "kv_cache": network.kv_cache,
         **({"activations": network.activations} if network.activations else {}),
     }
-    return Opened(network, where, length, stated)
+    return Opened(network, found, length, stated)
 
 
 def open_session(
@@ -121,7 +143,7 @@ class OnnxruntimeSession(TextSession):
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self._network = opened.network
-        self._tokens: Tokenizer = folder.open_tokenizer(opened.folder, self._network.vocab_size)
+        self._tokens: Tokenizer = folder.open_tokenizer(opened.layout.model.parent, self._network.vocab_size)
         self._context = OnnxruntimeContext(opened)
 
     @property
@@ -134,7 +156,7 @@ class OnnxruntimeSession(TextSession):
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        return self._tokens.eos_ids
+        return self._tokens.eos_ids | self._opened.layout.ends
 
     @property
     def placement(self) -> Placement:
