@@ -18,7 +18,7 @@ from edgecore.contract import (
     UnsupportedPrecision,
     Value,
 )
-from edgecore_onnxruntime import folder, graph, nodes, onnx_out
+from edgecore_onnxruntime import folder, graph, nodes, onnx_out, weights
 
 
 def convert(
@@ -42,6 +42,7 @@ def convert(
     lost = (f"dequantized from {', '.join(lossy)}: what had been lost before is not restored",) if lossy else ()
     return Made(
         files=(*folder.payload([folder.MODEL, folder.WEIGHTS]), *beside, folder.write_genai(model, out, context)),
+        weights=weights.measure(out / folder.MODEL),
         notes=(*lost, *_computed_otherwise(model.decoder), *notes),
     )
 

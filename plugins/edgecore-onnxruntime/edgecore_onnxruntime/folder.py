@@ -22,7 +22,7 @@ from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.tokenizer import load_tokenizer
 from edgecore.checkpoint.tokenizer_out import COPIED, has_tokenizer
 from edgecore.checkpoint.tokenizer_special import ids
-from edgecore.contract import PayloadFile
+from edgecore.contract import Artifact, ModelNotFound, PayloadFile
 
 MODEL, WEIGHTS = "model.onnx", "model.onnx.data"
 GENAI = "genai_config.json"
@@ -31,6 +31,16 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 CONFIGS = (CONFIG, GENERATION, GENAI)
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
 """How a config.json says the trained context; the later names are those of GPT-2, MPT, ChatGLM, GPT-J."""
+
+
+def model_file(artifact: Artifact) -> Path:
+    """The .onnx, of a made artifact and of a native folder. Raises `ModelNotFound`."""
+    file = artifact.model
+    if file.is_dir():
+        file /= _genai_filename(file)
+    if not file.is_file():
+        raise ModelNotFound(f"{file} does not exist", supported=f"{MODEL} with {WEIGHTS} beside it")
+    return file
 
 
 def write_beside(model: Checkpoint, out: Path) -> tuple[list[PayloadFile], list[str]]:
@@ -124,6 +134,12 @@ def longrope_context(folder: Path) -> int:
         return 0
     key = "original_max_position_embeddings"
     return (config if config.has(key) else scaling).integer(key, trained_context(folder))
+
+
+def _genai_filename(folder: Path) -> str:
+    """What genai_config.json calls the graph."""
+    decoder = (optional_json(folder / GENAI).section("model") or Fields(folder / GENAI, {})).section("decoder")
+    return decoder.text("filename", MODEL) if decoder else MODEL
 
 
 def _config(folder: Path) -> Fields:
