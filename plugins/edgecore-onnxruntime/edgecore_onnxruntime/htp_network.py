@@ -8,6 +8,7 @@ stopped half way has changed nothing. Forgetting positions is counting them no m
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,12 @@ class Network:
         for name, tokens in ((htp_folder.DECODE, 1), (htp_folder.PREFILL, d.chunk)):
             self._graphs[tokens] = _Graph(opened(folder / name), folder / name, tokens, d, self._cache)
         self._placement = Placement()
+        self._computes = threading.Lock()
         self.filled = 0
         self._long = False
+
+    sliced = False
+    """Logits are computed for every token that a graph takes."""
 
     @property
     def vocab_size(self) -> int:
@@ -62,44 +67,63 @@ class Network:
         """Token ids. Raises `BadRequest` for ids outside the vocabulary."""
         return checked_ids(tokens, self.vocab_size)
 
+    def rows_at_once(self, most_bytes: int) -> int:
+        """Positions whose logits are computed in one call: the prefill's graph says how many."""
+        return self.description.chunk
+
     def usable(self, count: int, total: int) -> int:
         """How many of the first `count` positions in the cache serve a sequence of `total` tokens; none where longrope
         turns that one otherwise (as edgecore's oracle, and transformers)."""
-        self.check_open()
+        _ = self.session
         return min(count, self.filled) if self._long == self._is_long(total) else 0
 
-    def append(self, ids: Ids, keep: int) -> NDArray[np.float32]:
-        """Forgets all but the first `keep` positions, appends `ids`, at least one; the last one's logits, (vocab,)."""
-        total = keep + len(ids)
+    def append(self, ids: Ids, keep: int, chunk: int = 0) -> NDArray[np.float32]:
+        """Forgets all but the first `keep` positions, appends `ids`, at least one; the last one's logits, (vocab,).
+        `chunk` is the prefill's graph's, whatever is asked."""
+        total, chunk = keep + len(ids), self.description.chunk
         self.truncate(keep)
-        for start in range(0, len(ids), self.description.chunk):
-            logits = self.run(ids[start : start + self.description.chunk], total)
-        row: NDArray[np.float32] = logits[-1].astype(np.float32)
+        for start in range(0, len(ids), chunk):
+            logits = self.run(ids[start : start + chunk], 1, total)
+        row: NDArray[np.float32] = logits[-1]
         return row
 
-    def run(self, ids: Ids, total: int) -> NDArray[Any]:
-        """Appends at most `chunk` tokens of a sequence that is to have `total`; a view of their logits, (n, vocab),
-        valid until the next call."""
-        self.check_open()
-        self._long = self._is_long(total)
+    def run(self, ids: Ids, rows: int, total: int) -> NDArray[np.float32]:
+        """Appends at most `chunk` tokens of a sequence that is to have `total`; the logits of all of them, (n, vocab),
+        however few `rows` are asked for."""
+        if not self._computes.acquire(blocking=False):
+            raise BadRequest("the session computes already, in another thread", supported="one thread at a time")
+        try:
+            return self._run(ids, self._is_long(total))
+        finally:
+            self._computes.release()
+
+    def _run(self, ids: Ids, long: bool) -> NDArray[np.float32]:
+        _ = self.session
         count = len(ids)
         graph = self._graphs[1 if count == 1 else self.description.chunk]
         graph.embed(self._table[ids], self.description.embedding_scale)
-        graph.place(self.filled, self._long_turns if self._long else self._turns)
+        graph.place(self.filled, self._long_turns if long else self._turns)
         graph.compute()
         graph.keep(count, self.filled)
         self.filled += count
-        return graph.logits[:count]
+        self._long = long
+        return graph.made["logits"][:count].astype(np.float32)
 
     def truncate(self, count: int) -> None:
         """Forgets all but the first `count` positions, which are in the cache."""
-        self.check_open()
+        _ = self.session
         self.filled = min(self.filled, count)
 
-    def check_open(self) -> None:
-        """Raises `BadRequest` once closed."""
+    def clear(self) -> None:
+        self.truncate(0)
+        self._long = False
+
+    @property
+    def session(self) -> Any:
+        """The `InferenceSession` of one token. Raises `BadRequest` once closed."""
         if not self._graphs:
             raise BadRequest("the session is closed")
+        return self._graphs[1].session
 
     def placement(self) -> Placement:
         """Where it runs: of both graphs the one that has more elsewhere. After `close`, where it ran."""
@@ -144,10 +168,6 @@ class _Graph:
             self._bind(self._binding.bind_output, value.name, array)
         if missing := shapes.keys() - {*self.cache, *self.given, *self.made}:
             raise CorruptModel(f"{self.file}: has no {sorted(missing)[0]}")
-
-    @property
-    def logits(self) -> NDArray[Any]:
-        return self.made["logits"]
 
     def embed(self, rows: NDArray[Any], scale: float) -> None:
         """The tokens' embeddings; nothing where there are fewer tokens than the graph takes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +21,6 @@ from edgecore.contract.bounds import (
     chosen_context,
 )
 from edgecore_onnxruntime import folder, layout, runtime
-from edgecore_onnxruntime.layout import Layout
 from edgecore_onnxruntime.network import CHUNK, Ids, Network
 
 
@@ -49,8 +49,10 @@ class Computes(Protocol):
 class Opened:
     """An artifact's network with what its folder says of it: what a session is made of."""
 
-    network: Network
-    layout: Layout
+    network: Computes
+    folder: Path
+    ends: frozenset[int]
+    """Tokens that end a generation, beside the tokenizer's."""
     length: int
     conditions: Mapping[str, str]
 
@@ -81,7 +83,7 @@ def open_network(
         "kv_cache": network.kv_cache,
         **({"activations": network.activations} if network.activations else {}),
     }
-    return Opened(network, found, length, stated)
+    return Opened(network, where, found.ends, length, stated)
 
 
 def open_session(
@@ -143,7 +145,7 @@ class OnnxruntimeSession(TextSession):
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self._network = opened.network
-        self._tokens: Tokenizer = folder.open_tokenizer(opened.layout.model.parent, self._network.vocab_size)
+        self._tokens: Tokenizer = folder.open_tokenizer(opened.folder, self._network.vocab_size)
         self._context = OnnxruntimeContext(opened)
 
     @property
@@ -156,7 +158,7 @@ class OnnxruntimeSession(TextSession):
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        return self._tokens.eos_ids | self._opened.layout.ends
+        return self._tokens.eos_ids | self._opened.ends
 
     @property
     def placement(self) -> Placement:
