@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 DAMPING = 0.01
 """Share of the mean of H's diagonal that is added to it: keeps it invertible, and columns from overcompensating."""
-_SHRINK = np.linspace(1.0, 0.8, 5, dtype=np.float32)
-"""Ranges tried for a group, as a share of what its largest weights need."""
+SHRINK = np.linspace(1.0, 0.8, 5, dtype=np.float32)
+"""Ranges tried for a group."""
 _BLOCK = 64
 """Columns whose effect on all later ones is added up at once."""
 _ROWS = 128
@@ -54,7 +54,7 @@ def gptq(weights: Floats, used: Floats, group: int, symmetric: bool, bits: int =
     """
     columns, most = weights.shape[1], (1 << bits) - 1
     importance = np.maximum(np.diag(used), 1e-12)
-    scale, zero = _scales(weights, importance, group, symmetric, most)
+    scale, zero = search_scales(weights, importance, group, symmetric, most)
     order = np.argsort(-importance, kind="stable")
     back = _compensation(used[np.ix_(order, order)].astype(np.float64))
     left = np.ascontiguousarray(weights.T[order], np.float32)
@@ -86,11 +86,14 @@ def _compensation(used: NDArray[np.float64]) -> Floats:
             damping *= 10
 
 
-def _scales(
-    weights: Floats, importance: NDArray[np.float32], group: int, symmetric: bool, most: int
+def search_scales(
+    weights: Floats, importance: Floats, group: int, symmetric: bool, most: int, shrink: Floats = SHRINK
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
     """Scale and zero point of every group, (rows, groups): of several ranges the one that loses least, each column's
-    error weighted by how much it is used. A narrower range cuts the largest weights and rounds the others better."""
+    error weighted by how much it is used. A narrower range cuts the largest weights and rounds the others better.
+
+    most: the largest level, 2^bits - 1.   shrink: the ranges, as a share of what a group's largest weights need.
+    """
     rows, columns = weights.shape
     scale, zero = np.empty((rows, columns // group), np.float16), np.empty((rows, columns // group), np.uint8)
     weight = importance.reshape(-1, group).astype(np.float32)
@@ -98,8 +101,8 @@ def _scales(
         part = weights[at : at + _ROWS].reshape(-1, columns // group, group)
         low, high = np.minimum(part.min(-1), 0), np.maximum(part.max(-1), 0)
         least = np.full(low.shape, np.inf, np.float32)
-        for shrink in _SHRINK:
-            s, z = _range(low * shrink, high * shrink, symmetric, most)
+        for share in shrink:
+            s, z = _range(low * share, high * share, symmetric, most)
             whole = np.clip(np.rint(part / s[..., None]) + z[..., None], 0, most) - z[..., None]
             error = np.einsum("rgc,gc->rg", (whole * s[..., None] - part) ** 2, weight)
             better = error < least
