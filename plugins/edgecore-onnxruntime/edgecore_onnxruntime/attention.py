@@ -41,12 +41,12 @@ class Attention:
         name = f"model.layers.{layer}.self_attn"
         q, k = turns.rotate(g, q, d.heads, d.head_dim), turns.rotate(g, k, d.kv_heads, d.head_dim)
         inputs = [q, k, v, *past, self._last, self._total]
-        if not turns.first:
+        if not turns.rows:
             inputs += [turns.cos, turns.sin]
         return g.op(
             "GroupQueryAttention", *inputs, name=name, outputs=[f"{name}/out", *present], domain=MICROSOFT,
             num_heads=d.heads, kv_num_heads=d.kv_heads, scale=d.attention_scale, softcap=d.attention_softcap,
-            local_window_size=d.layer_window(layer) or -1, do_rotary=int(not turns.first), rotary_interleaved=0,
+            local_window_size=d.layer_window(layer) or -1, do_rotary=int(not turns.rows), rotary_interleaved=0,
         )  # fmt: skip
 
     def _cache(self, length: str) -> list[int | str]:

@@ -23,20 +23,20 @@ _SIZES = 16
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Names of the tables, (rows, dim/2) each, and of the row of a call's first token."""
+    """Names of the tables, (rows, dim/2) each, and of the row of each position of a call."""
 
     cos: str
     sin: str
     dim: int
-    first: str = ""
+    rows: str = ""
     """Empty where attention turns what it gets."""
 
     def rotate(self, graph: Graph, x: str, heads: int, head_dim: int) -> str:
         """(batch, tokens, heads * head_dim): the first `dim` elements of each head turn, i with i + dim/2."""
-        if not self.first:
+        if not self.rows:
             return x
         part: dict[str, Any] = {} if self.dim == head_dim else {"rotary_embedding_dim": self.dim}
-        inputs = [x, self.first, self.cos, self.sin]
+        inputs = [x, self.rows, self.cos, self.sin]
         return graph.op("RotaryEmbedding", *inputs, domain=MICROSOFT, num_heads=heads, **part)
 
 
@@ -47,18 +47,18 @@ def turns_of(graph: Graph, decoder: Decoder, context: int) -> dict[Rope, Turns]:
 
 
 def _turns(graph: Graph, rope: Rope, number: str, context: int, head_dim: int) -> Turns:
-    angles, first = np.arange(context)[:, None] * rope.frequencies(), ""
+    angles, rows = np.arange(context)[:, None] * rope.frequencies(), ""
     long = rope.scaling is RopeScaling.LONGROPE and context > rope.original_context
     if long:
         short = angles[: rope.original_context]
         angles = np.concatenate([short, np.arange(context)[:, None] * rope.frequencies(context)])
     if long or head_dim % _SIZES or rope.dim % _SIZES:
-        first = _first(graph, rope.original_context if long else 0)
+        rows = _rows(graph, rope.original_context if long else 0)
     return Turns(
         graph.constant(f"cos_cache{number}", _table(np.cos(angles), rope)),
         graph.constant(f"sin_cache{number}", _table(np.sin(angles), rope)),
         rope.dim,
-        first,
+        rows,
     )
 
 
@@ -66,15 +66,18 @@ def _table(turns: NDArray[np.float64], rope: Rope) -> NDArray[np.float32]:
     return (turns * rope.attention_factor).astype(np.float32)
 
 
-def _first(graph: Graph, border: int) -> str:
-    """(1,) the row of this call's first position; where the mask is longer than `border`, that of the second table.
+def _rows(graph: Graph, border: int) -> str:
+    """(batch, tokens) the row of each position; where the mask is longer than `border`, of the second table.
 
-    Zeros at the mask's end say that a text will be that long, so that its beginning is turned by the second too.
+    Zeros at the mask's end say that a text will be that long, so that its beginning is turned by the second too; in a
+    batch they fill up shorter texts.
     """
-    filled = graph.op("ReduceMax", graph.op("ReduceSum", "attention_mask", graph.i64(1)), graph.i64(0), keepdims=0)
-    past = graph.op("Sub", filled, graph.op("Shape", "input_ids", start=1, end=2))
-    if not border:
-        return past
-    total = graph.op("Shape", "attention_mask", start=1, end=2)
-    long = graph.op("Cast", graph.op("Greater", total, graph.i64(border)), to=TensorProto.INT64)
-    return graph.op("Add", past, graph.op("Mul", long, graph.i64(border)))
+    tokens = graph.op("Shape", "input_ids", start=1, end=2)
+    filled = graph.op("ReduceSum", "attention_mask", graph.i64(1))
+    first = graph.op("Max", graph.op("Sub", filled, tokens), graph.i64(0))
+    if border:
+        total = graph.op("Shape", "attention_mask", start=1, end=2)
+        long = graph.op("Cast", graph.op("Greater", total, graph.i64(border)), to=TensorProto.INT64)
+        first = graph.op("Add", first, graph.op("Mul", long, graph.i64(border)))
+    zero, one = (graph.constant(f"i64/scalar {value}", np.asarray(value, np.int64)) for value in (0, 1))
+    return graph.op("Add", first, graph.op("Range", zero, graph.op("Squeeze", tokens), one))

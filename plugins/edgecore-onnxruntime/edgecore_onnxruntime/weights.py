@@ -88,8 +88,8 @@ class Graph:
         if name in self.initializers:
             return numpy_helper.to_array(self.initializers[name], str(self.file.parent))
         node = self.makers[name]
-        given = {value: self.value(value) for value in node.input}
-        return np.asarray(ReferenceEvaluator(node).run(None, given)[0])
+        made: Any = ReferenceEvaluator(node).run(None, {value: self.value(value) for value in node.input})
+        return np.asarray(made[0])
 
     def nbytes(self, name: str) -> int:
         tensor = self.initializers[name]
@@ -242,7 +242,7 @@ def _weights_of(node: NodeProto) -> list[tuple[str, ...]]:
 def _is_weight(graph: Graph, node: NodeProto, name: str) -> bool:
     tensor = graph.initializers[name]
     if node.op_type in ("Gather", "GatherBlockQuantized"):
-        return node.input[1] == "input_ids"
+        return bool(node.input[1] == "input_ids")
     if node.op_type == "Add":
         return len(tensor.dims) == 1 and tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
     return True
