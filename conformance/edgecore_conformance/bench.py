@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgecore.contract.artifacts import Artifact, Made
 from edgecore.contract.errors import EdgecoreError, UnsupportedPrecision, WorkerCrashed
-from edgecore.contract.hookspecs import Probe, ProbedDevice
+from edgecore.contract.hookspecs import ConvertLimits, Probe, ProbedDevice
 from edgecore.contract.options import Value, resolve
 from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress, no_progress
@@ -35,12 +35,13 @@ class Bench:
 
     def __init__(self, entry: Entry, known: Known, work: Path) -> None:
         self.entry, self.known, self.work = entry, known, work
-        self.manifest = entry.ready_manifest
+        self.manifest = known.manifest
+        """As far as it is about the device of the run."""
         self.stage = ""
         """What a row was doing when it ended: `convert`, `quantize`, `open`, `run`."""
         self._until = time.monotonic() + 3600
         self._backend: Backend | None = None
-        self._artifacts: dict[tuple[str, str], Artifact] = {}
+        self._artifacts: dict[tuple[str, str, str], Artifact] = {}
         self.made: dict[tuple[str, str], Artifact] = {}
         """What checks made in another way than `artifact` does, and share."""
 
@@ -117,9 +118,11 @@ class Bench:
                 return precision
         raise UnsupportedPrecision(f"{name!r}", supported=", ".join(p.name for p in self.manifest.precisions))
 
-    def finest(self) -> Precision:
-        """What convert makes with the most bits, at most 16 where there is such: the artifact that most checks run."""
+    def finest(self, format: str = "") -> Precision:
+        """What convert makes with the most bits, at most 16 where there is such: the artifact that most checks run. Of
+        those claimed in a format, where one is named."""
         made = [p for p in self.manifest.precisions_of("text") if p.by != "quantize"]
+        made = [p for p in made if format in ("", *self.manifest.formats_of("text", p.name))] or made
         halves = [p for p in made if p.bits == 16]
         return next((p for p in halves if p.recommended), (halves or sorted(made, key=lambda p: -p.bits))[0])
 
@@ -127,20 +130,30 @@ class Bench:
         """The declared defaults of a task."""
         return resolve(self.manifest.options_of(verb), {}, verb, self.entry.name, task)
 
-    def text_format(self) -> str:
-        return next(f.name for f in self.manifest.formats if f.task == "text")
+    def format_for(self, precision: str, task: str = "text") -> str:
+        """What convert is asked for, as the core asks: the first format that claims the precision on this device. Where
+        nothing is claimed, the first that is declared."""
+        claimed = self.manifest.formats_of(task, precision) or self.manifest.formats_of(task)
+        return claimed[0] if claimed else next(f.name for f in self.manifest.formats if f.task == task)
 
-    def artifact(self, fixture: str, precision: str = "", *, on_progress: Progress = no_progress) -> Artifact:
-        """The fixture in a precision, by default the finest; made once a run."""
-        wanted = self.precision(precision) if precision else self.finest()
-        key = (fixture, wanted.name)
+    def limits(self, task: str = "text") -> ConvertLimits:
+        """What conversions are asked for: language models for an emulated device hold few tokens."""
+        return ConvertLimits(max_context=self.known.max_context if task == "text" else None)
+
+    def artifact(
+        self, fixture: str, precision: str = "", format: str = "", *, on_progress: Progress = no_progress
+    ) -> Artifact:
+        """The fixture in a precision, by default the finest, and in a format, by default the core's choice for it; made
+        once a run."""
+        wanted = self.precision(precision) if precision else self.finest(format)
+        key = (fixture, wanted.name, format or self.format_for(wanted.name))
         if key not in self._artifacts:
-            self._artifacts[key] = self._made(fixture, wanted, on_progress)
+            self._artifacts[key] = self._made(fixture, wanted, key[2], on_progress)
         return self._artifacts[key]
 
-    def _made(self, fixture: str, precision: Precision, progress: Progress) -> Artifact:
+    def _made(self, fixture: str, precision: Precision, format: str, progress: Progress) -> Artifact:
         if precision.by == "quantize":
-            base = self.artifact(fixture, on_progress=progress)
+            base = self.artifact(fixture, format=format, on_progress=progress)
             self.stage = "quantize"
             out = self.folder(f"{fixture}-{precision.name}")
             made = self.backend().quantize(
@@ -153,20 +166,21 @@ class Bench:
                 on_progress=progress,
             )
             self.stage = "run"
-            return replace(self.sealed(out, made, precision.name, fixture), format=base.format)
+            return self.sealed(out, made, precision.name, fixture, format=base.format)
         self.stage = "convert"
         out = self.folder(f"{fixture}-{precision.name}")
         made = self.backend().convert(
             source=self.known.fixture(fixture),
             out=out,
-            format=self.text_format(),
+            format=format,
             precision=precision.name,
             options=self.options("convert"),
+            limits=self.limits(),
             deadline=self.left,
             on_progress=progress,
         )
         self.stage = "run"
-        return self.sealed(out, made, precision.name, fixture)
+        return self.sealed(out, made, precision.name, fixture, format=format)
 
     def calibrates(self, precision: Precision) -> bool:
         """Whether calibration data are given: always where required, at level full also where they are optional."""
@@ -187,8 +201,11 @@ class Bench:
             part.write_text(whole.read_text(encoding="utf-8")[:CALIBRATION], encoding="utf-8")
         return part
 
-    def sealed(self, out: Path, made: Made, precision: str, fixture: str = "", task: str = "text") -> Artifact:
-        """What a call wrote, as an artifact with sizes and digests."""
+    def sealed(
+        self, out: Path, made: Made, precision: str, fixture: str = "", task: str = "text", format: str = ""
+    ) -> Artifact:
+        """What a call wrote, as an artifact with sizes and digests; in the format that the core asks for, where none is
+        named."""
         files = tuple(
             replace(f, size=(out / f.path).stat().st_size, sha256=sha256_of(out / f.path)) for f in made.files
         )
@@ -197,12 +214,12 @@ class Bench:
             from edgecore.checkpoint import open_checkpoint
 
             with open_checkpoint(self.known.fixture(fixture)) as model:
-                family, context = model.decoder.family, model.decoder.context_length
-        formats = [f.name for f in self.manifest.formats if f.task == task]
+                family = model.decoder.family
+            context = self.known.context(fixture)
         return Artifact(
-            path=out, backend=self.entry.name, task=task, format=formats[0], precision=precision, files=files,
-            id=f"conformance-{out.name}", family=family, context_length=context, weights=made.weights,
-            requires=made.requires, notes=made.notes,
+            path=out, backend=self.entry.name, task=task, format=format or self.format_for(precision, task),
+            precision=precision, files=files, id=f"conformance-{out.name}", family=family, context_length=context,
+            weights=made.weights, requires=made.requires, notes=made.notes,
         )  # fmt: skip
 
     @contextmanager

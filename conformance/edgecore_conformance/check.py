@@ -47,6 +47,9 @@ class Check:
     seconds: ClassVar[float] = 60.0
     """Deadline of a row."""
     levels: ClassVar[tuple[str, ...]] = ("quick", "full")
+    whole: ClassVar[bool] = False
+    """Whether it is about the whole plugin: `applies`, `cells` and `proves` are then given the whole manifest, and not
+    what concerns the device of the run."""
 
     @classmethod
     def name(cls) -> str:
@@ -65,6 +68,11 @@ class Check:
     def applies(self, manifest: Manifest) -> bool:
         """False makes every row `not_applicable`."""
         return True
+
+    def unfit(self, known: Known) -> str:
+        """Why it cannot be asked on the device of the run, in words, where it applies to the plugin: then there is one
+        row, which is `not_applicable` and says so. Empty: it can."""
+        return ""
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
         """One row each; never empty for a check that applies."""

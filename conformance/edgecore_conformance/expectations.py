@@ -128,13 +128,14 @@ class Expectations:
     def disabled(self, check: Check, cell: Cell, run: Run) -> Row | None:
         """The row of a check that is not run, because an entry says so."""
         from edgecore_conformance.check import row_id
+        from edgecore_conformance.running import inapplicable, manifest_for
 
         entry = self.find(check.name(), cell, Circumstances.of(run))
-        if entry is None or entry.kind != "disabled" or not check.applies(run.known.manifest):
+        if entry is None or entry.kind != "disabled" or inapplicable(check, run.known) is not None:
             return None
         return Row(
             row_id(check.name(), cell), check.name(), dict(cell), Outcome.DISABLED, message=entry.reason,
-            proves=dict(check.proves(run.known.manifest, cell)), exception=entry.to_dict(),
+            proves=dict(check.proves(manifest_for(check, run.known), cell)), exception=entry.to_dict(),
         )  # fmt: skip
 
     def applied(self, row: Row, run: Run, again: Callable[[], Row] | None = None) -> Row:

@@ -99,7 +99,7 @@ def _core_version() -> str:
 
 def _probed(run: Run) -> dict[str, Any]:
     """The device as the runtime names it. A probe that fails is a fact too: the checks say the rest."""
-    declared = run.known.manifest.device(run.known.device)
+    declared = run.known.whole.device(run.known.device)
     device: dict[str, Any] = {"name": run.known.device, "emulated": bool(declared and declared.emulated)}
     found = run.bench.probed
     if isinstance(found, EdgecoreError):

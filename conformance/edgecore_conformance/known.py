@@ -11,7 +11,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,29 @@ LONG = "long"
 LONG_CONTEXT = 2048
 TRAINED = "trained"
 """The fixture that has learnt something; every other text fixture is a random checkpoint named by its family."""
+EMULATED_CONTEXT = 64
+"""Tokens that language models are converted for where the device is emulated: an emulator takes for one what the device
+takes for hundreds."""
+PATIENCE = 6
+"""How many times a row's deadline is given to an emulated device."""
+
+
+def concerning(manifest: Manifest, device: str) -> Manifest:
+    """The manifest as far as it is about a device: the claims of it, the formats and precisions that these name, and
+    those that no claim names. All of it where no claim is about the device."""
+    claims = tuple(c for c in manifest.claims if c.device == device)
+    if not claims:
+        return manifest
+
+    def kept(field: str, name: str) -> bool:
+        return name in {getattr(c, field) for c in claims} or name not in {getattr(c, field) for c in manifest.claims}
+
+    return replace(
+        manifest,
+        claims=claims,
+        formats=tuple(f for f in manifest.formats if kept("format", f.name)),
+        precisions=tuple(p for p in manifest.precisions if kept("precision", p.name)),
+    )
 
 
 @dataclass
@@ -42,14 +65,44 @@ class Known:
     """One run's published half. `seed` 0 is everybody's; another was chosen by whoever asked for the run."""
 
     manifest: Manifest
+    """As far as it is about the device of the run (`concerning`): what checks ask for is what is claimed there."""
     device: str
     level: str = "quick"
     seed: int = 0
     model: Path | None = None
     """A model of the user's for level `full`, in the place of SmolLM2."""
+    whole: Manifest = field(init=False, repr=False)
+    """The whole manifest."""
     _logits: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
     _tokenizers: dict[str, Tokenizer] = field(default_factory=dict, repr=False)
     _folders: list[tempfile.TemporaryDirectory[str]] = field(default_factory=list, repr=False)
+    _trained: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.whole = self.manifest
+        self.manifest = concerning(self.whole, self.device)
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the device of the run only promises what another does: its times are no speed."""
+        declared = self.whole.device(self.device)
+        return declared is not None and declared.emulated
+
+    @property
+    def max_context(self) -> int | None:
+        """What convert is asked to make language models for; None: for what they were trained for."""
+        return EMULATED_CONTEXT if self.emulated else None
+
+    def context(self, fixture: str) -> int:
+        """Tokens that an artifact of a fixture holds in this run."""
+        if fixture not in self._trained:
+            with open_checkpoint(self.fixture(fixture)) as model:
+                self._trained[fixture] = model.decoder.context_length
+        return min(self._trained[fixture], self.max_context or self._trained[fixture])
+
+    def patient(self, seconds: float) -> float:
+        """A deadline on the device of the run."""
+        return seconds * (PATIENCE if self.emulated else 1)
 
     def fixture(self, name: str) -> Path:
         """A Hugging Face folder: `trained`, `scripted`, `long`, a family's random one, or `real` (level full)."""

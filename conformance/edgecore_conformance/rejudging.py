@@ -17,7 +17,7 @@ from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.rows import Row
-from edgecore_conformance.running import RAW, file_name, judged, one_thread, unstamped
+from edgecore_conformance.running import RAW, file_name, inapplicable, judged, manifest_for, one_thread, unstamped
 
 RELATIVE, OF_BOUND, ABSOLUTE = 0.01, 0.01, 1e-9
 """How far a figure may be from the recomputed one: the oracle's arithmetic differs in the last digits by machine."""
@@ -65,14 +65,18 @@ class Rejudging:
     def _row(self, row: Row, check: Check, cell: Cell) -> Iterator[str]:
         if row.check != check.name() or dict(row.cell) != dict(cell):
             yield f"check and cell are {row.check} {dict(row.cell)}, its id says {check.name()} {dict(cell)}"
-        if dict(row.proves) != dict(check.proves(self.known.manifest, cell)):
-            yield f"speaks of {dict(row.proves)}, the check of {dict(check.proves(self.known.manifest, cell))}"
-        applies = check.applies(self.known.manifest)
+        proves = dict(check.proves(manifest_for(check, self.known), cell))
+        if dict(row.proves) != proves:
+            yield f"speaks of {dict(row.proves)}, the check of {proves}"
+        why = inapplicable(check, self.known)
+        applies = why is None
         # A judgement may come to it as well, from outputs: that is computed again like every other.
         if (row.outcome is Outcome.NOT_APPLICABLE and not row.raw) != (not applies):
             does = "applies" if applies else "does not apply"
             yield f"is {row.outcome.value}, and the check {does} to this manifest"
             return
+        if why is not None and row.message != why:
+            yield f"says {row.message!r}, and does not apply for {why or 'no reason of its own'!r}"
         yield from self._exception(row)
         if not row.raw:
             if row.outcome in _JUDGED or row.figures:

@@ -21,7 +21,7 @@ from edgecore_conformance.header import MANIFEST, check_same, header
 from edgecore_conformance.known import Known
 from edgecore_conformance.outcomes import Outcome
 from edgecore_conformance.rows import SELECTED, Row, RowFile
-from edgecore_conformance.running import rows_of, run_row
+from edgecore_conformance.running import manifest_for, rows_of, run_row
 
 SESSIONS = "sessions.json"
 """When the run was begun and gone on with."""
@@ -152,7 +152,7 @@ class Run:
         for number, row in enumerate(rows):
             if row.outcome in (Outcome.CRASHED, Outcome.MISSING) and not row.cell and row.row in pairs:
                 check, cell = pairs[row.row]
-                proves = dict(check.proves(self.known.manifest, cell))
+                proves = dict(check.proves(manifest_for(check, self.known), cell))
                 rows[number] = replace(row, cell=dict(cell), proves=proves)
         return rows
 

@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 from threadpoolctl import threadpool_limits
 
 from edgecore.contract.errors import DeviceUnavailable, EdgecoreError, Timeout, WorkerCrashed
+from edgecore.contract.manifest import Manifest
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, row_id
 from edgecore_conformance.header import FILE as HEADER
@@ -51,15 +52,15 @@ def run_row(check: Check, cell: Cell, bench: Bench, folder: Path) -> Row:
     identity = row_id(name, cell)
 
     def ended(outcome: Outcome, message: str = "", stage: str = "", **more: object) -> Row:
-        proves = dict(check.proves(known.manifest, cell))
+        proves = dict(check.proves(manifest_for(check, known), cell))
         return Row(
             identity, name, dict(cell), outcome, stage, reduced(message), seconds=round(time.monotonic() - begin, 3),
             proves=proves, **more,  # type: ignore[arg-type]
         )  # fmt: skip
 
-    if not check.applies(known.manifest):
-        return ended(Outcome.NOT_APPLICABLE)
-    bench.begin(check.seconds)
+    if (why := inapplicable(check, known)) is not None:
+        return ended(Outcome.NOT_APPLICABLE, why)
+    bench.begin(known.patient(check.seconds))
     try:
         seen = check.observe(bench, cell)
     except WorkerCrashed as error:
@@ -119,9 +120,22 @@ def unstamped(seen: Observation) -> tuple[Observation, Mapping[str, str]]:
 
 def rows_of(check: Check, known: Known) -> list[Mapping[str, str]]:
     """The cells that a run selects: one empty cell for a check that does not apply, so that it has a row."""
-    if not check.applies(known.manifest):
+    if inapplicable(check, known) is not None:
         return [{}]
-    return list(check.cells(known.manifest, known.device, known.level))
+    return list(check.cells(manifest_for(check, known), known.device, known.level))
+
+
+def manifest_for(check: Check, known: Known) -> Manifest:
+    """What a check is told of the plugin."""
+    return known.whole if check.whole else known.manifest
+
+
+def inapplicable(check: Check, known: Known) -> str | None:
+    """Why a check has one row that is `not_applicable`, without a word where the plugin has nothing of the kind; None
+    where it applies."""
+    if not check.applies(manifest_for(check, known)):
+        return ""
+    return check.unfit(known) or None
 
 
 def file_name(row: str) -> str:

@@ -118,10 +118,12 @@ def precisions(manifest: Manifest, device: str) -> list[str]:
     return names or [p.name for p in manifest.precisions if p.by != "quantize"][:1]
 
 
-def finest(manifest: Manifest, device: str) -> str:
-    """The one with the most bits that convert makes."""
+def finest(manifest: Manifest, device: str, format: str = "") -> str:
+    """The one with the most bits that convert makes; of those claimed in a format, where one is named."""
     bits = {p.name: p.bits for p in manifest.precisions if p.by != "quantize"}
-    return max((name for name in precisions(manifest, device) if name in bits), key=lambda name: bits[name])
+    made = [name for name in precisions(manifest, device) if name in bits]
+    made = [name for name in made if format in ("", *manifest.formats_of("tensor", name))] or made
+    return max(made, key=lambda name: bits[name])
 
 
 def bits_of(manifest: Manifest, precision: str) -> float:
@@ -150,7 +152,7 @@ def artifact(
     if "onnx" not in manifest.sources:
         return native(bench, source)
     if wanted.by == "quantize":
-        base = artifact(bench, source, shapes=shapes)
+        base = artifact(bench, source, finest(manifest, bench.device, bench.format_for(wanted.name, "tensor")), shapes)
         bench.stage = "quantize"
         out = bench.folder(f"tensor-{wanted.name}")
         folder = calibration_folder(bench, calibration) if wanted.calibration != "none" and calibration else None
@@ -168,7 +170,7 @@ def artifact(
         made = bench.backend().convert(
             source=source,
             out=out,
-            format=next(f.name for f in manifest.formats if f.task == "tensor"),
+            format=bench.format_for(wanted.name, "tensor"),
             precision=wanted.name,
             options=bench.options("convert", "tensor"),
             limits=ConvertLimits(shapes=dict(shapes or {})),

@@ -35,9 +35,11 @@ CROWDED = {**QUIET, "cpu": 0.3, "waited": 0.68}
 ENGINE = {**QUIET, "engines": {"i915 compute": 0.7}}
 SMI = {**QUIET, "nvidia": {"utilization": 60.0, "memory": 300.0}, "libraries": ["libcuda.so.1"]}
 LOADED = {**QUIET, "libraries": ["libcuda.so.1"], "devices": ["/dev/nvidia0"], "nvidia": {"utilization": 0.0}}
+EMULATOR = {**BUSY, "libraries": ["libQnnHtp.so"]}
 SAYS = {
     "cpu": {"source": "runtime-assignment", "operators": {"cpu": 1.0}, "time": {}, "detail": "all of it"},
     "gpu": {"source": "runtime-profile", "operators": {}, "time": {"gpu": 1.0}, "detail": "100 %"},
+    "npu-emulator": {"source": "runtime-assignment", "operators": {"npu-emulator": 1.0}, "time": {}, "detail": "all"},
     "nobody": {"source": "none", "operators": {}, "time": {}, "detail": ""},
 }
 
@@ -70,7 +72,12 @@ def verdict(check: str, facts: dict[str, Any], manifest: Manifest, device: str =
         ("gpu", BUSY, "gpu", Outcome.FELL_BACK),
         ("gpu", CROWDED, "gpu", Outcome.FELL_BACK),
         ("gpu", BUSY, "cpu", Outcome.FELL_BACK),
-        ("npu-emulator", BUSY, "nobody", Outcome.PASSED),
+        ("npu-emulator", EMULATOR, "npu-emulator", Outcome.PASSED),
+        ("npu-emulator", EMULATOR, "nobody", Outcome.UNPLACED),
+        ("npu-emulator", EMULATOR, "cpu", Outcome.FELL_BACK),
+        ("npu-emulator", BUSY, "npu-emulator", Outcome.UNPLACED),
+        ("npu-emulator", {**EMULATOR, "cpu": 0.02}, "npu-emulator", Outcome.FAILED),
+        ("npu-emulator", {**EMULATOR, "engines": {"i915 compute": 0.7}}, "npu-emulator", Outcome.FELL_BACK),
     ],
 )
 def test_where_it_ran_is_what_was_seen(
@@ -78,6 +85,11 @@ def test_where_it_ran_is_what_was_seen(
 ) -> None:
     facts = {"session": seen, "benchmark": seen, "stated": SAYS[says]}
     assert verdict("placement.where", facts, manifest, device).outcome is outcome
+
+
+def test_an_emulator_is_loaded_where_it_is_measured_too(manifest: Manifest) -> None:
+    facts = {"session": EMULATOR, "benchmark": BUSY, "stated": SAYS["npu-emulator"]}
+    assert verdict("placement.where", facts, manifest, "npu-emulator").outcome is Outcome.UNPLACED
 
 
 @pytest.mark.parametrize("order", [("session", "benchmark"), ("benchmark", "session")])

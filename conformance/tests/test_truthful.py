@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,9 +22,9 @@ GOOD = (Outcome.PASSED, Outcome.UNSUPPORTED, Outcome.NOT_APPLICABLE)
 SEEDS = pytest.mark.parametrize("seed", [0, 1], ids=["everybody's inputs", "challenged"])
 
 
-def quick(backend: str, out: Path, seed: int = 0) -> list[Row]:
+def quick(backend: str, out: Path, seed: int = 0, device: str = "") -> list[Row]:
     """Every row of level quick, by the one runner."""
-    run = Run(backend, out=out, seed=seed, expectations=False)
+    run = Run(backend, device, out=out, seed=seed, expectations=False)
     pairs = run.pairs()
     run.select([row_id(check.name(), cell) for check, cell in pairs])
     rows = [run.row(check, cell) for check, cell in pairs]
@@ -63,3 +64,24 @@ def test_openvino_passes_whole_on_challenged_inputs_and_its_bundle_is_consistent
 def test_what_mutants_are_made_of_passes_whole(base: str, tmp_path: Path) -> None:
     plugin = write_mutant(TRUTHFUL[base], tmp_path / "plugin")
     assert alarms(quick(str(plugin), tmp_path / "bundle")) == []
+
+
+def test_a_device_that_is_emulated_passes_whole_within_its_short_context_and_its_claims_are_emulated(
+    tmp_path: Path,
+) -> None:
+    plugin = write_mutant(TRUTHFUL["emulator"], tmp_path / "plugin")
+    rows = quick(str(plugin), tmp_path / "bundle", device="npu-emulator")
+    assert alarms(rows) == []
+    assert verify(tmp_path / "bundle").contradictions == []
+    left_out = {row.row: row.message for row in rows if row.outcome is Outcome.NOT_APPLICABLE and row.message}
+    assert set(left_out) == {
+        "text.long", "benchmark.clock", "benchmark.suspension", "benchmark.warmup", "benchmark.scaling",
+        "benchmark.work", "placement.threads",
+    }  # fmt: skip
+    assert left_out["text.long"] == "models for npu-emulator, which is emulated, hold 64 tokens in this suite"
+    report = json.loads((tmp_path / "bundle/report.json").read_text(encoding="utf-8"))
+    states = {(c["device"], c["precision"]): c["state"] for c in report["claims"]["of"]}
+    assert states == {
+        ("cpu", "f16"): "unproven", ("cpu", "q4_0"): "unproven",
+        ("npu-emulator", "f16"): "emulated", ("npu-emulator", "q8_0"): "emulated",
+    }  # fmt: skip

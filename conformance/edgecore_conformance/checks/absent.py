@@ -10,7 +10,7 @@ from edgecore.contract.manifest import Manifest
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check
 from edgecore_conformance.checks import jobs, sources
-from edgecore_conformance.known import TRAINED, Known
+from edgecore_conformance.known import TRAINED, Known, concerning
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
 
@@ -37,8 +37,10 @@ class Absent(Check):
     there is silently replaced by one that is.
     """
 
+    whole = True
+
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        text = bool(jobs.made_formats(manifest, "text"))
+        text = bool(concerning(manifest, device).formats_of("text"))
         names = [] if manifest.can("logits") or not text else ["logits"]
         names += [verb for verb in ("convert", "quantize") if not _declares(manifest, verb)]
         names += [f"source-{kind}" for kind in KINDS if kind not in manifest.sources and manifest.sources]
@@ -74,7 +76,7 @@ def _declares(manifest: Manifest, verb: str) -> bool:
 
 def ask(bench: Bench, what: str) -> object:
     """Ask for it. Raises what the backend raises."""
-    backend, manifest = bench.backend(), bench.manifest
+    backend, manifest = bench.backend(), bench.known.whole
     if what == "logits":
         with bench.text_session(TRAINED) as session:
             return list(session.score(bench.known.tokens(TRAINED, "absent", 8)))
@@ -90,7 +92,7 @@ def ask(bench: Bench, what: str) -> object:
         return backend.compile(artifact=nothing, out=out, profile={}, device=bench.device, deadline=bench.left)
     kind = what.removeprefix("source-") if what.startswith("source-") else KINDS[0]
     task = "tensor" if kind == "onnx" else "text"
-    formats = jobs.made_formats(manifest, task) or [f.name for f in manifest.formats]
+    formats = manifest.formats_of(task) or [f.name for f in manifest.formats]
     return backend.convert(
         source=sources.source(bench, kind), out=out, format=formats[0], precision=manifest.precisions[0].name,
         options=bench.options("convert", task), deadline=bench.left,

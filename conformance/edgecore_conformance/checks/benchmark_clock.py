@@ -34,6 +34,8 @@ class Clock(TextBenchmark):
     measured here. Three attempts must disagree before the check fails.
     """
 
+    timed = True
+
     def watched(self, stand: Stand) -> dict[str, Any]:
         workload = stand.sized(self.workload(stand.bench.known, 64, 24, warmup=0), 0.08)
         pairs: list[list[dict[str, Any]]] = []
@@ -75,6 +77,7 @@ def agrees(pair: Sequence[Mapping[str, Any]]) -> bool:
 class _Suspended(TextBenchmark):
     """Two checks whose worker is suspended at places counted in CPU seconds."""
 
+    timed = True
     warmup: ClassVar[int]
     places: ClassVar[tuple[float, ...]]
     """In repetitions since the work began."""
@@ -198,6 +201,8 @@ class Scaling(TextBenchmark):
     wide; a table, or a loop that ignores what it was asked for, stands at 1. Prefill is held to it on a CPU only:
     an accelerator may well take 256 tokens as fast as 64.
     """
+
+    timed = True
 
     def watched(self, stand: Stand) -> dict[str, Any]:
         known = stand.bench.known

@@ -16,7 +16,7 @@ from edgecore.contract.sampling import Sampling
 from edgecore.contract.sessions import TextSession
 from edgecore_conformance import timing, watching
 from edgecore_conformance.check import Cell, check
-from edgecore_conformance.checks.benchmark_base import CONTEXT, TextBenchmark
+from edgecore_conformance.checks.benchmark_base import CONTEXT, TextBenchmark, context_of
 from edgecore_conformance.known import SCRIPTED, TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.timing import Stand
@@ -45,7 +45,8 @@ class Tokens(TextBenchmark):
         visits = {p: stand.visit(w) for p, w in calls.items()}
         own: dict[str, list[int]] = {}
         generated: dict[str, list[int]] = {}
-        with stand.bench.session(stand.artifact, backend=stand.backend, context_length=CONTEXT, threads=1) as session:
+        context = context_of(known)
+        with stand.bench.session(stand.artifact, backend=stand.backend, context_length=context, threads=1) as session:
             assert isinstance(session, TextSession)
             for p, workload in calls.items():
                 own[p] = _greedy(session, workload)
@@ -87,7 +88,8 @@ def past_the_end(known: Known) -> Workload:
     """Of the scripted model: to a token that ends a text, and on."""
     end = known.script.ends[0]
     prompt = (*known.draw("benchmark.tokens end").choices(known.script.prompts, k=6), end[0])
-    return Workload(prompt, len(end) + 8, repetitions=1, warmup=0, mode="greedy", threads=1, context_length=CONTEXT)
+    context = min(CONTEXT, known.context(SCRIPTED))
+    return Workload(prompt, len(end) + 8, repetitions=1, warmup=0, mode="greedy", threads=1, context_length=context)
 
 
 def _greedy(session: TextSession, workload: Workload) -> list[int]:
@@ -130,6 +132,7 @@ class Work(TextBenchmark):
     does less than `greedy` does beside choosing a token. A native loop may be faster than the session, within bounds.
     """
 
+    timed = True
     modes = ("bare", "greedy")
 
     def watched(self, stand: Stand) -> dict[str, Any]:

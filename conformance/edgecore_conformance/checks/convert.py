@@ -37,9 +37,9 @@ def usual_task(manifest: Manifest) -> str:
     return "text" if jobs.makes(manifest, "convert", "text") else "tensor"
 
 
-def precision_for(manifest: Manifest, task: str) -> Any:
-    """As `Bench.finest`, among what is claimed for the task."""
-    named = {c.precision for c in manifest.claims if c.task == task}
+def precision_for(manifest: Manifest, task: str, format: str = "") -> Any:
+    """As `Bench.finest`, among what is claimed for the task, and in a format where one is named."""
+    named = {c.precision for c in manifest.claims if c.task == task and format in ("", c.format)}
     made = [p for p in manifest.precisions if p.by != "quantize"]
     known = [p for p in made if p.name in named] or made
     halves = [p for p in known if p.bits == 16]
@@ -74,11 +74,12 @@ class Opens(OfConvert):
         return jobs.makes(manifest, "convert", "text")
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        finest = precision_for(manifest, "text").name
-        for format in jobs.made_formats(manifest, "text"):
+        for format in manifest.formats_of("text"):
+            finest = precision_for(manifest, "text", format).name
             for number, kind in enumerate(jobs.sources_of(manifest, "text")):
                 for precision in jobs.claimed(manifest, device):
-                    if precision.by != "quantize" and (number == 0 or precision.name == finest):
+                    made = precision.by != "quantize" and format in manifest.formats_of("text", precision.name)
+                    if made and (number == 0 or precision.name == finest):
                         yield {"source": kind, "format": format, "precision": precision.name}
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
@@ -91,7 +92,7 @@ class Opens(OfConvert):
         if lost := sorted({f.path for f in made.files} - set(found)):
             return Observation({"lost": lost})
         _, out = (sources.moved(bench, path) for path in (source, out))
-        artifact = bench.sealed(out, made, precision.name, TRAINED)
+        artifact = bench.sealed(out, made, precision.name, TRAINED, format=cell["format"])
         seen = Observation(
             {
                 "files": {f.path: [f.size, f.role] for f in artifact.files},
@@ -130,7 +131,7 @@ class Tensors(OfConvert):
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
         made = [p for p in jobs.claimed(manifest, device, "tensor") if p.by != "quantize"]
-        return [{"format": f, "precision": p.name} for f in jobs.made_formats(manifest, "tensor") for p in made]
+        return [{"format": f, "precision": p.name} for p in made for f in manifest.formats_of("tensor", p.name)]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         from edgecore_conformance import fixtures
@@ -139,7 +140,7 @@ class Tensors(OfConvert):
         job = jobs.convert_job(bench, sources.source(bench, "onnx"), precision, cell["format"], "tensor")
         out = bench.folder("tensors")
         made = job.run(bench.backend(), out, bench.left)
-        artifact = bench.sealed(out, made, precision.name, task="tensor")
+        artifact = bench.sealed(out, made, precision.name, task="tensor", format=cell["format"])
         images = fixtures.classifier().images[:IMAGES].astype(np.float32)
         with bench.session(artifact) as opened:
             assert isinstance(opened, TensorSession)
@@ -254,7 +255,8 @@ def called(bench: Bench, job: jobs.Job, out: Path) -> dict[str, Any]:
     task = usual_task(bench.manifest)
     arguments = {
         "source": str(job.source), "out": str(out), "precision": job.precision.name,
-        "format": jobs.made_formats(bench.manifest, task)[0], "options": bench.options("convert", task),
+        "format": bench.format_for(job.precision.name, task), "options": bench.options("convert", task),
+        "limits": {"max_context": bench.limits(task).max_context},
     }  # fmt: skip
     return {"hook": "edgecore_convert", "arguments": arguments}
 

@@ -100,8 +100,8 @@ def through_core(bench: Bench, precision: str, *, calibrated: bool = True, task:
     try:
         named = bench.entry.name if bench.entry.origin != "path" else str(Path(bench.entry.location).parent)
         return api.build(
-            source, backend=named, precision=precision, calibration=calibration,
-            deadline=bench.left, offline=True,
+            source, backend=named, precision=precision, calibration=calibration, device=bench.device,
+            max_context=bench.limits(task).max_context, deadline=bench.left, offline=True,
         )  # fmt: skip
     finally:
         os.environ.pop("EDGECORE_HOME")

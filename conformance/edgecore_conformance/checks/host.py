@@ -11,7 +11,7 @@ from edgecore.contract.manifest import Manifest
 from edgecore_conformance import tensor_models
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check
-from edgecore_conformance.checks import direct, jobs
+from edgecore_conformance.checks import direct
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 
@@ -67,5 +67,5 @@ class Host(Check):
 
 def tasks(manifest: Manifest) -> list[str]:
     """What the plugin makes artifacts of, or opens."""
-    made = [task for task in ("text", "tensor") if jobs.made_formats(manifest, task)]
+    made = [task for task in ("text", "tensor") if manifest.formats_of(task)]
     return made if "tensor" in made or not tensor_models.opens_onnx(manifest) else [*made, "tensor"]

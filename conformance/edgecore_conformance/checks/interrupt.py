@@ -19,7 +19,6 @@ from edgecore.contract.manifest import Manifest
 from edgecore.store import Store
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check
-from edgecore_conformance.checks import jobs
 from edgecore_conformance.checks.upsets import IN_TIME
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
@@ -37,7 +36,7 @@ class Interrupt(Check):
     """
 
     def applies(self, manifest: Manifest) -> bool:
-        return bool(jobs.made_formats(manifest, "text"))
+        return bool(manifest.formats_of("text"))
 
     def proves(self, manifest: Manifest, cell: Cell) -> Mapping[str, str]:
         return {"task": "text"}
@@ -95,10 +94,10 @@ def _interrupted(bench: Bench, home: Path, identity: str, number: int) -> dict[s
     origin = bench.entry.origin
     name = bench.entry.name if origin != "path" else str(Path(bench.entry.location).parent)
     prompt = bench.known.text(f"interrupt {number}", 64)
-    room = bench.artifact(TRAINED).context_length
+    room = bench.artifact(TRAINED).context_length - len(bench.known.tokenizer(TRAINED).encode(prompt)) - 4
     command = [
         sys.executable, "-m", "edgecore", "run", identity, "--backend", name, "--device", bench.device, "-p", prompt,
-        "-n", str(max(64, room - 128)), "--temp", "1.5", "--seed", str(number),
+        "-n", str(room), "--temp", "1.5", "--seed", str(number),
     ]  # fmt: skip
     process = subprocess.Popen(
         command, env={**os.environ, "EDGECORE_HOME": str(home)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

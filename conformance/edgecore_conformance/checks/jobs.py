@@ -160,12 +160,6 @@ class Job:
         return self.work(backend, out, progress, deadline)
 
 
-def made_formats(manifest: Manifest, task: str) -> list[str]:
-    """Formats that the backend makes: claims name them; others it opens and no more."""
-    claimed = {claim.format for claim in manifest.claims if claim.task == task}
-    return [f.name for f in manifest.formats if f.name in claimed]
-
-
 class OfQuantize(Check):
     """Applies to plugins that quantize language models; speaks of claims about text where a cell names no task."""
 
@@ -198,13 +192,13 @@ def tensor_cells(manifest: Manifest, device: str) -> list[Cell]:
 
 
 def convert_job(bench: Bench, source: Path, precision: Precision, format: str = "", task: str = "text") -> Job:
-    format = format or made_formats(bench.manifest, task)[0]
+    format = format or bench.format_for(precision.name, task)
 
     def work(backend: Backend, out: Path, progress: Progress, deadline: float) -> Made:
         bench.stage = "convert"
         return backend.convert(
             source=source, out=out, format=format, precision=precision.name, options=bench.options("convert", task),
-            deadline=deadline, on_progress=progress,
+            limits=bench.limits(task), deadline=deadline, on_progress=progress,
         )  # fmt: skip
 
     return Job("convert", precision, source, work)
@@ -212,7 +206,7 @@ def convert_job(bench: Bench, source: Path, precision: Precision, format: str = 
 
 def quantize_job(bench: Bench, precision: Precision, fixture: str = TRAINED, base: Artifact | None = None) -> Job:
     """base: what is quantized in the place of the fixture's own artifact."""
-    base = base or bench.artifact(fixture)
+    base = base or bench.artifact(fixture, format=bench.format_for(precision.name))
     calibration = calibration_of(bench, base.task) if precision.calibration == "required" else None
 
     def work(backend: Backend, out: Path, progress: Progress, deadline: float) -> Made:
@@ -232,14 +226,16 @@ def calibration_of(bench: Bench, task: str) -> Path:
     return tensor_models.calibration_folder(bench, tensor_models.calibrating())
 
 
-def base_of(bench: Bench, task: str) -> Artifact:
-    """What is quantized: the trained language model, or the classifier."""
-    return bench.artifact(TRAINED) if task == "text" else tensor_models.classifier(bench)[0]
+def base_of(bench: Bench, task: str, precision: str = "") -> Artifact:
+    """What is quantized (to a precision): the trained language model, or the classifier."""
+    if task == "tensor":
+        return tensor_models.classifier(bench)[0]
+    return bench.artifact(TRAINED, format=bench.format_for(precision) if precision else "")
 
 
 def makes(manifest: Manifest, verb: str, task: str = "text") -> bool:
     """Whether a plugin declares that it does this for models of a task."""
-    if not made_formats(manifest, task) or (verb == "convert" and not sources_of(manifest, task)):
+    if not manifest.formats_of(task) or (verb == "convert" and not sources_of(manifest, task)):
         return False
     return any(p.by in (verb, "both") for p in manifest.precisions_of(task))
 

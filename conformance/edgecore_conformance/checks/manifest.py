@@ -13,6 +13,7 @@ from edgecore.contract.artifacts import Artifact
 from edgecore.contract.errors import BadRequest
 from edgecore.contract.manifest import Manifest
 from edgecore.contract.options import Option, Value
+from edgecore.contract.precisions import PrecisionClass
 from edgecore.contract.sessions import TextSession
 from edgecore.workers.host import HOOKS
 from edgecore_conformance import tensor_models
@@ -36,16 +37,18 @@ class Hooks(Check):
     The hooks that the plugin registered are compared with its manifest: `run` and `probe` always; `convert` where
     sources are declared; `quantize` exactly where a precision is made by it; `benchmark` exactly where
     `native_benchmark` is declared; a hook for every verb that has options. Precisions, claims and capabilities must
-    make sense: known names, no claim twice, one recommended precision a class. A failure means that `plan` and `help`
-    promise what a call refuses, or hide what it could do.
+    make sense: known names, no claim twice, one recommended precision a class on each device. A failure means that
+    `plan` and `help` promise what a call refuses, or hide what it could do.
     """
+
+    whole = True
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         backend = bench.backend()
         return Observation({"hooks": [name.removeprefix("edgecore_") for name in HOOKS if backend.has_hook(name)]})
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        manifest, hooks = known.manifest, set(seen.facts["hooks"])
+        manifest, hooks = known.whole, set(seen.facts["hooks"])
         quantizes = any(p.by != "convert" for p in manifest.precisions)
         wanted = {
             "probe": (True, "every backend answers it"),
@@ -84,16 +87,20 @@ def _contradictions(manifest: Manifest) -> list[str]:
         if tasks[claim.format] != claim.task:
             said.append(f"format {claim.format!r} is for {tasks[claim.format]}, and is claimed for {claim.task}")
     for task in sorted({f.task for f in manifest.formats}):
-        mine = manifest.precisions_of(task)
-        for kind in sorted({p.precision_class for p in mine}):
-            named = [p.name for p in mine if p.precision_class is kind and p.recommended]
-            if len(named) > 1:
-                said.append(f"several precisions of class {kind} are recommended for {task}: {', '.join(named)}")
+        said += dict.fromkeys(words for d in manifest.devices if (words := _several(manifest, task, d.name)))
     for verb, options in manifest.options.items():
         for option in options:
             if option.default is not None and jobs.attempt(lambda o=option: o.parse(o.default)):  # type: ignore[misc]
                 said.append(f"option {option.name} of {verb} does not accept its own default {option.default!r}")
     return said
+
+
+def _several(manifest: Manifest, task: str, device: str) -> str:
+    """Classes of which more than one precision is recommended on a device, in words."""
+    mine = manifest.precisions_of(task, device)
+    named = {k: [p.name for p in mine if p.precision_class is k and p.recommended] for k in PrecisionClass}
+    found = [f"{kind} ({', '.join(names)})" for kind, names in named.items() if len(names) > 1]
+    return f"several precisions of a class are recommended for {task}: {', '.join(found)}" if found else ""
 
 
 @check
@@ -254,7 +261,7 @@ class Formats(Check):
             artifact = native(bench, path, name)
             seen.facts["precision"] = ""
         else:
-            artifact = bench.artifact(TRAINED)
+            artifact = bench.artifact(TRAINED, format=name if name in bench.manifest.formats_of("text") else "")
             seen.facts["precision"] = artifact.precision
         closeness.observe_logits(bench, seen, artifact, TRAINED, "formats")
         return seen
@@ -306,7 +313,7 @@ class Options(Check):
             {"verb": verb, "option": option.name}
             for verb in ("convert", "quantize", "run")
             for option in manifest.options_of(verb)
-            if jobs.made_formats(manifest, _task(option, manifest))
+            if _makes(manifest, verb, _task(option, manifest))
         ]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
@@ -336,9 +343,14 @@ def _option(manifest: Manifest, cell: Cell) -> Option:
     return next(o for o in manifest.options_of(cell["verb"]) if o.name == cell["option"])
 
 
+def _makes(manifest: Manifest, verb: str, task: str) -> bool:
+    """Whether there is anything on the device to try an option of the verb with."""
+    return jobs.makes(manifest, verb, task) if verb != "run" else bool(manifest.formats_of(task))
+
+
 def _task(option: Option, manifest: Manifest) -> str:
     """Of the models that an option is tried with."""
-    return option.task or ("text" if jobs.made_formats(manifest, "text") else "tensor")
+    return option.task or ("text" if manifest.formats_of("text") else "tensor")
 
 
 def _values(option: Option, verb: str, level: str) -> list[Value]:
@@ -367,8 +379,8 @@ def _with_option(bench: Bench, verb: str, option: Option, value: Value) -> None:
         source = bench.known.fixture(TRAINED) if task == "text" else tensor_models.classifier_feeds(1)[0]
         precision = bench.finest().name if task == "text" else tensor_models.finest(bench.manifest, bench.device)
         bench.backend().convert(
-            source=source, out=bench.folder("option"), format=jobs.made_formats(bench.manifest, task)[0],
-            precision=precision, options=options, deadline=bench.left,
+            source=source, out=bench.folder("option"), format=bench.format_for(precision, task), precision=precision,
+            options=options, limits=bench.limits(task), deadline=bench.left,
         )  # fmt: skip
         return
     made = jobs.calibrated(bench.manifest, bench.device, task)
@@ -376,8 +388,8 @@ def _with_option(bench: Bench, verb: str, option: Option, value: Value) -> None:
     for way in ways:
         try:
             bench.backend().quantize(
-                artifact=jobs.base_of(bench, task), out=bench.folder("option"), precision=made.name, options=options,
-                calibration=jobs.calibration_of(bench, task) if way else None, deadline=bench.left,
+                artifact=jobs.base_of(bench, task, made.name), out=bench.folder("option"), precision=made.name,
+                calibration=jobs.calibration_of(bench, task) if way else None, options=options, deadline=bench.left,
             )  # fmt: skip
             return
         except BadRequest:

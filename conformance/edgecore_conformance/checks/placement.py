@@ -39,6 +39,8 @@ SLACK = 0.5
 UNKNOWN = "no-such-device"
 IMAGES = 16
 """A batch of the classifier."""
+PROMPT, STEPS = 128, 8
+"""Tokens that a worker reads at once, and one by one."""
 
 
 class PlacementCheck(Check):
@@ -52,16 +54,21 @@ def artifact_for(bench: Bench, task: str) -> Artifact:
     return bench.artifact(TRAINED) if task == "text" else tensor_models.classifier(bench)[0]
 
 
+def prompt_of(known: Known) -> int:
+    """Tokens of the prompt that is read, of those that fit beside the steps."""
+    return min(PROMPT, known.context(TRAINED) - STEPS)
+
+
 def worker_for(bench: Bench, session: TextSession | TensorSession, purpose: str) -> Callable[[], None]:
     """Some tens of milliseconds of the session's own work, each time it is called."""
     if isinstance(session, TextSession):
-        tokens = bench.known.tokens(TRAINED, purpose, 128)
+        tokens = bench.known.tokens(TRAINED, purpose, prompt_of(bench.known))
 
         def text() -> None:
             context = session.context()
             context.reset()
             context.prefill(tokens)
-            for token in tokens[:8]:
+            for token in tokens[:STEPS]:
                 context.step(token)
 
         return text
@@ -171,8 +178,12 @@ class Where(PlacementCheck):
     must want a CPU most of that time (used and waited-for seconds, so that a busy machine changes nothing), and no
     accelerator's counter may move. On any other device a counter of its driver must show work for this process. Where
     none does: if the CPU was as busy as if it did all the work, the row reads *fell back*, whatever the plugin says;
-    else *unplaced*. A library that is merely loaded is no evidence. An emulated device computes on the CPU, as its
-    manifest says."""
+    else *unplaced*. A library that is merely loaded is no evidence.
+
+    An emulated device computes on the CPU, as its manifest says. That it was the emulator takes two witnesses: the
+    worker has a library of the accelerator loaded, and the runtime's own account has most of the work on the device.
+    Where the account names another unit, the row reads *fell back*; where there is none, or no such library, nobody
+    but the plugin knows, and it reads *unplaced*."""
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         artifact = artifact_for(bench, cell["task"])
@@ -188,12 +199,23 @@ class Where(PlacementCheck):
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
         for path in ("session", "benchmark"):
             self._judge(path, seen.facts[path], known, verdict)
+        if known.emulated:
+            self._emulated(seen.facts, known, verdict)
+
+    def _emulated(self, facts: Mapping[str, Any], known: Known, verdict: Judgement) -> None:
+        shares = facts["stated"]["time"] or facts["stated"]["operators"]
+        share = float(shares.get(known.device, 0.0)) if shares else None
+        if share is not None:
+            verdict.figure(f"share on {known.device}, by the runtime's account", share)
+        if share is not None and not share >= 0.5:
+            verdict.claimed = Outcome.FELL_BACK
+        elif share is None or not all(facts[path]["libraries"] for path in ("session", "benchmark")):
+            verdict.claimed = verdict.claimed or Outcome.UNPLACED
 
     def _judge(self, path: str, facts: Mapping[str, Any], known: Known, verdict: Judgement) -> None:
-        device = known.manifest.device(known.device)
         wanted = watching.demand(facts)
         elsewhere = watching.accelerated(facts)
-        on_cpu = known.device == "cpu" or (device is not None and device.emulated)
+        on_cpu = known.device == "cpu" or known.emulated
         if wanted is not None:
             verdict.figure(f"{path}: threads that wanted a CPU", wanted, unit="on average")
         if facts["libraries"]:
@@ -217,15 +239,18 @@ class Where(PlacementCheck):
 
 def _benchmark(bench: Bench, backend: Backend, artifact: Artifact, seconds: float) -> Callable[[], None]:
     """Calls of benchmark that take some tenths of a second; `seconds` is what a session took for a repetition."""
-    prompt = tuple(bench.known.tokens(TRAINED, "placement.where", 128)) if artifact.task == "text" else ()
+    prompt: tuple[int, ...] = ()
+    if artifact.task == "text":
+        prompt = tuple(bench.known.tokens(TRAINED, "placement.where", prompt_of(bench.known)))
     feeds = ""
     if artifact.task == "tensor":
         file = bench.folder("feeds") / "feeds.npz"
         np.savez(file, **tensor_models.classifier_feeds(IMAGES)[1])  # type: ignore[arg-type]
         feeds = str(file)
     repetitions = max(1, min(100, round(0.1 / max(seconds, 1e-4))))
+    steps, context = (STEPS, min(256, bench.known.context(TRAINED))) if prompt else (1, None)
     workload = Workload(
-        prompt, 8 if prompt else 1, repetitions=repetitions, warmup=0, threads=1, context_length=256, feeds=feeds
+        prompt, steps, repetitions=repetitions, warmup=0, threads=1, context_length=context, feeds=feeds
     )
 
     def run() -> None:
@@ -247,7 +272,10 @@ class Threads(PlacementCheck):
     A session is opened with one thread, and (in level full) another in a new worker with two. The threads of the
     worker that want a CPU are counted while it works, on average: more than was asked for and half a thread is too
     many. They are counted with those that wait, so a busy machine hides nothing. Fewer are no fault: not every
-    operator divides."""
+    operator divides. An emulator takes as many as it likes: the device has none of a CPU's."""
+
+    def unfit(self, known: Known) -> str:
+        return f"{known.device} is emulated: threads of this CPU are not the device's" if known.emulated else ""
 
     def asked(self, known: Known) -> tuple[int, ...]:
         return (1, 2) if known.level == "full" else (1,)

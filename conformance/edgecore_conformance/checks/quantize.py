@@ -22,7 +22,7 @@ from edgecore_conformance.checks import (
     sizes,
     weights,
 )
-from edgecore_conformance.known import TRAINED, Known
+from edgecore_conformance.known import TRAINED, Known, concerning
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
 
@@ -48,7 +48,8 @@ def artifact_of(bench: Bench, precision: str, fixture: str = TRAINED) -> Any:
     if key not in bench.made:
         job, out = jobs.quantize_job(bench, found, fixture), bench.folder(f"{fixture}-{precision}")
         made = job.run(bench.backend(), out, bench.left)
-        bench.made[key] = bench.sealed(out, made, precision, fixture)
+        assert job.base is not None
+        bench.made[key] = bench.sealed(out, made, precision, fixture, format=job.base.format)
     return bench.made[key]
 
 
@@ -74,8 +75,8 @@ class Size(jobs.OfEither):
         if not cell:
             return Observation()
         tensor = cell.get("task") == "tensor"
-        base = jobs.base_of(bench, "tensor" if tensor else "text")
         name = cell["precision"]
+        base = jobs.base_of(bench, "tensor" if tensor else "text", name)
         made = models.classifier(bench, name)[0] if tensor else artifact_of(bench, name)
         return Observation(
             {
@@ -190,26 +191,42 @@ class Unknown(jobs.OfEither):
 
     The hook is asked for a precision that nobody has. It must raise `UnsupportedPrecision`, and what it says must name
     the precisions that it makes of models of the kind, language models or tensor models. A precision that only convert
-    makes, or that only models of the other kind have, must not be answered either. A failure is a default that is taken
-    in silence: the file is named for what it is not.
+    makes, that only models of the other kind have, or that is claimed in other formats alone, must not be answered
+    either. A failure is a default that is taken in silence: the file is named for what it is not.
     """
 
+    whole = True
+
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
+        here = concerning(manifest, device)
+        made: list[Cell] = []
         for task in ("text", "tensor"):
-            if not jobs.makes(manifest, "quantize", task):
+            if not jobs.makes(here, "quantize", task):
                 continue
-            mine = manifest.precisions_of(task)
+            mine, formats = here.precisions_of(task), set(here.formats_of(task))
             only = [p.name for p in mine if p.by == "convert"][:1]
-            foreign = [p.name for p in manifest.precisions if p not in mine and p.by != "convert"][:1]
-            for asked in (refusals.NO_PRECISION, *only, *foreign):
-                yield {"asked": asked, **({"task": task} if task == "tensor" else {})}
+            others = [p for p in manifest.precisions if p not in mine and p.by != "convert"]
+            foreign = [p.name for p in others if p not in manifest.precisions_of(task)][:1]
+            elsewhere = [
+                p.name
+                for p in others
+                if p in manifest.precisions_of(task) and not formats & set(manifest.formats_of(task, p.name))
+            ][:1]
+            for asked in (refusals.NO_PRECISION, *only, *foreign, *elsewhere):
+                made.append({"asked": asked, **({"task": task} if task == "tensor" else {})})
+        return made or [{}]
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
+        if not cell:
+            return Observation()
         task = cell.get("task", "text")
         base = jobs.base_of(bench, task)
         return Observation(jobs.attempt(lambda: quantized(bench, base, cell["asked"]), bench))
 
     def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        if not cell:
+            verdict.claimed = Outcome.NOT_APPLICABLE
+            return
         error, said = seen.facts.get("error", ""), f"{seen.facts.get('what')} {seen.facts.get('supported')}".lower()
         verdict.expect(error == "UnsupportedPrecision", f"{error or 'an artifact'}, where UnsupportedPrecision is due")
         due = [p.name for p in known.manifest.precisions_of(cell.get("task", "text")) if p.by != "convert"]
@@ -250,7 +267,7 @@ class Calibration(jobs.OfEither):
 
     def observe(self, bench: Bench, cell: Cell) -> Observation:
         task, name = cell.get("task", "text"), cell["precision"]
-        base = jobs.base_of(bench, task)
+        base = jobs.base_of(bench, task, name)
         core = jobs.attempt(lambda: garbage.through_core(bench, name, calibrated=False, task=task), bench)
         hook = jobs.attempt(lambda: quantized(bench, base, name), bench)
         wrong = {

@@ -9,7 +9,6 @@ from edgecore.contract.artifacts import Made
 from edgecore.contract.hookspecs import ConvertLimits
 from edgecore.workers import Backend
 from edgecore_conformance.bench import Bench
-from edgecore_conformance.checks import jobs
 from edgecore_conformance.checks.jobs import Job
 from edgecore_conformance.known import TRAINED
 
@@ -33,10 +32,12 @@ def refusal(bench: Bench, case: str, out: Path, job: Job | None = None) -> Made:
             deadline=bench.left,
         )  # fmt: skip
     task = "tensor" if job is not None and job.source.suffix == ".onnx" else "text"
+    precision = next(p.name for p in bench.manifest.precisions_of(task) if p.by != "quantize")
     given: dict[str, Any] = {
         "source": job.source if job is not None else bench.known.fixture(TRAINED),
-        "format": jobs.made_formats(bench.manifest, task)[0],
-        "precision": next(p.name for p in bench.manifest.precisions_of(task) if p.by != "quantize"),
+        "format": bench.format_for(precision, task),
+        "precision": precision,
+        "limits": bench.limits(task),
     }
     if case == "precision":
         given["precision"] = NO_PRECISION

@@ -35,7 +35,7 @@ class OfText(Check):
     """Applies to plugins that make text artifacts; speaks of claims about text."""
 
     def applies(self, manifest: Manifest) -> bool:
-        return has_task("text")(manifest) and bool(jobs.made_formats(manifest, "text"))
+        return has_task("text")(manifest) and bool(manifest.formats_of("text"))
 
     def proves(self, manifest: Manifest, cell: Cell) -> Mapping[str, str]:
         return {"task": "text", **super().proves(manifest, cell)}
@@ -150,8 +150,9 @@ def _slow_generate(bench: Bench, backend: Backend, artifact: Artifact) -> Any:
     opened = backend.open(artifact, device=bench.device, threads=1, options=bench.options("run"), deadline=bench.left)
     assert isinstance(opened, TextSession)
     opened.deadline = 1e-4  # type: ignore[attr-defined]
-    prompt = bench.known.tokens(TRAINED, "robustness", 256)
-    return lambda: list(opened.generate(prompt, max_tokens=64, sampling=GREEDY))
+    most = min(320, bench.known.context(TRAINED))
+    prompt = bench.known.tokens(TRAINED, "robustness", most * 4 // 5)
+    return lambda: list(opened.generate(prompt, max_tokens=most // 5, sampling=GREEDY))
 
 
 @check

@@ -13,7 +13,7 @@ from edgecore.contract.sessions import TensorSession
 from edgecore_conformance import tensor_models as models
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check, has_task
-from edgecore_conformance.checks.tensor_operators import REFUSALS
+from edgecore_conformance.checks.tensor_operators import refusals_on
 from edgecore_conformance.known import Known
 from edgecore_conformance.observation import Judgement, Observation, error_of
 from edgecore_conformance.tensor_models import Arrays
@@ -58,7 +58,7 @@ class Types(Check):
                     assert isinstance(session, TensorSession)
                     seen.facts["answers"][dtype] = models.keep(session({"given": given}), dtype, seen.arrays)
             except EdgecoreError as error:
-                if type(error).__name__ not in REFUSALS:
+                if type(error).__name__ not in refusals_on(bench.known):
                     raise
                 seen.facts["refused"][dtype] = error_of(error)
         return seen
@@ -70,7 +70,7 @@ class Types(Check):
                 continue
             if dtype in seen.facts["refused"]:
                 named = seen.facts["refused"][dtype]["error"]
-                verdict.expect(named in REFUSALS, f"{dtype}: {named}, which is no refusal of a type")
+                verdict.expect(named in refusals_on(known), f"{dtype}: {named}, which is no refusal of a type")
                 continue
             if dtype not in seen.facts["answers"]:
                 verdict.problems.append(f"{dtype}: neither answered nor refused")

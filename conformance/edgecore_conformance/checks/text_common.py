@@ -167,8 +167,9 @@ def variant_cells(manifest: Manifest, device: str, *names: str) -> list[Cell]:
 
 def opened(bench: Bench, fixture: str, context_length: int | None = None) -> AbstractContextManager[TextSession]:
     """A session on one thread: the models are tiny, and threads that spin wait for one another on a busy machine. With
-    the plugin's own number of threads runs `text.logits`."""
-    return bench.text_session(fixture, context_length=context_length, threads=1)
+    the plugin's own number of threads runs `text.logits`. Of the context that models of the run are converted for,
+    where no other is named: what could hold more is held to the same."""
+    return bench.text_session(fixture, context_length=context_length or bench.known.max_context, threads=1)
 
 
 def stated(session: TextSession, bench: Bench) -> dict[str, Any]:
@@ -288,14 +289,15 @@ def tolerance(known: Known, seen: Observation, fixture: str, tokens: Sequence[in
 
 
 def border(known: Known, fixture: str) -> int:
-    """Tokens up to which a text takes the first of two sets of rotary factors (longrope); 0 where there is one set.
+    """Tokens up to which a text takes the first of two sets of rotary factors (longrope); 0 where there is one set, or
+    the context of this run ends before the other.
 
     The model chooses by the text, and so do some backends; others choose once, by the context that they open. Both are
     right for what is longer than the border, and for all in a context that is not; nothing else is held to the oracle.
     """
     with open_checkpoint(known.fixture(fixture)) as model:
         rope = model.decoder.rope
-        return rope.original_context if rope.is_long(model.decoder.context_length) else 0
+        return rope.original_context if rope.is_long(known.context(fixture)) else 0
 
 
 def expected_rows(known: Known, fixture: str, sequences: Iterable[Sequence[int]]) -> list[Rows]:

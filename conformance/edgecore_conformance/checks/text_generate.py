@@ -97,7 +97,8 @@ class TextGreedy(TextCheck):
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture = self.fixture(known.manifest, cell)
         draw = known.draw("greedy")
-        prompts = [known.tokens(fixture, f"greedy {n}", n) for n in (1, 9, 40, draw.randrange(150, 260))]
+        sizes = (min(n, known.context(fixture) - 24) for n in (1, 9, 40, draw.randrange(150, 260)))
+        prompts = [known.tokens(fixture, f"greedy {n}", n) for n in sizes]
         hows = [GREEDY, {"temperature": 0.0, "seed": draw.randrange(1000)}, GREEDY, {"temperature": 0.0, "top_k": 1}]
         return {
             "cases": [{"prompt": p, "max_tokens": 24, "sampling": h} for p, h in zip(prompts, hows, strict=True)]
@@ -154,7 +155,7 @@ class TextLength(Scripted):
 
     def cases(self, known: Known) -> dict[str, Inputs]:
         made = {}
-        for count in (1, 2, 7, 33, known.draw("length").randrange(40, 90)):
+        for count in (1, 2, 7, 33, min(known.draw("length").randrange(40, 90), known.context(SCRIPTED) - 8)):
             start = known.draw(f"length {count}").choice(known.script.loop)
             made[str(count)] = {"prompt": prompt_into(known, f"length {count}", start), "max_tokens": count}
         made["sampled"] = {**made["7"], "sampling": {"temperature": 0.8, "seed": 3}}

@@ -158,8 +158,9 @@ class TextContextLength(TextCheck):
     """text.context_length: the context that is asked for is the context that is given, or an error.
 
     Sessions are opened for several lengths, for the length that the model was trained for, and for one more. Each
-    must state the length that was asked for, or raise `DoesNotFit`; the longest that was trained for must be given.
-    Without a length the session states what it has chosen, no more than was trained for.
+    must state the length that was asked for, or raise `DoesNotFit`; the longest that was trained for, or that the model
+    was converted for, must be given. Without a length the session states what it has chosen, no more than was trained
+    for. Where it gives more than it was converted for, a longer text is read, and answered as by the oracle.
 
     A runtime that rounds the length, or takes its own, cuts prompts that should fit or computes positions that nobody
     trained.
@@ -168,27 +169,34 @@ class TextContextLength(TextCheck):
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         with open_checkpoint(known.fixture(self.fixture(known.manifest, cell))) as model:
             trained = model.decoder.context_length
-        draw = known.draw("context lengths")
-        return {"asked": [None, draw.randrange(30, 90), draw.randrange(100, min(trained, 400)), trained, trained + 1]}
+        draw, most = known.draw("context lengths"), known.context(self.fixture(known.manifest, cell))
+        drawn = [draw.randrange(30, min(90, most)), draw.randrange(100, min(trained, 400))]
+        text = known.tokens(self.fixture(known.manifest, cell), "context lengths", min(trained, most + 40))
+        return {"asked": [None, *drawn, trained, trained + 1], "converted for": most, "text": text}
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
-        found: list[Any] = []
+        fixture, found, rows, most = self.fixture(bench.manifest, cell), list[Any](), [], asked["converted for"]
         for length in asked["asked"]:
             try:
-                with opened(bench, self.fixture(bench.manifest, cell), context_length=length) as session:
+                with bench.text_session(fixture, context_length=length, threads=1) as session:
                     found.append({"given": session.context_length, "says": session.conditions.get("context", "")})
+                    if most < session.context_length <= asked["asked"][-2]:
+                        found[-1]["read"] = asked["text"][: session.context_length]
+                        rows.append(session.context().prefill(found[-1]["read"]))
+                        found[-1] |= stated(session, bench)
             except (DeviceUnavailable, Timeout, WorkerCrashed):
                 raise
             except EdgecoreError as error:
                 bench.stage = "open"
                 found.append(error_of(error))
-        return Observation({"found": found})
+        return Observation({"found": found}, {"beyond": np.stack(rows)} if rows else {})
 
     def weigh(self, asked: Inputs, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        trained = asked["asked"][-2]
+        trained, most = asked["asked"][-2], asked["converted for"]
+        self._beyond(asked, seen, cell, known, verdict)
         for length, found in zip(asked["asked"], seen.facts["found"], strict=True):
             if "error" in found:
-                must = length is None or length <= trained
+                must = length is None or length <= most
                 verdict.expect(not must, f"a context of {length or 'no stated'} tokens is refused: {found['what']}")
                 expect_error(verdict, f"a context of {length}", found, "DoesNotFit", "BadRequest")
                 continue
@@ -200,6 +208,16 @@ class TextContextLength(TextCheck):
             verdict.expect(
                 found["says"] in ("", str(found["given"])), f"conditions say {found['says']!r}, context_length {due}"
             )
+
+    def _beyond(self, asked: Inputs, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
+        """What was read in contexts that are longer than was asked of convert."""
+        fixture, read = self.fixture(known.manifest, cell), [f for f in seen.facts["found"] if "read" in f]
+        for number, one in enumerate(read):
+            verdict.expect(one["read"] == asked["text"][: one["given"]], "another text was read than the seed draws")
+            bound, origin = allowance(known, Observation(one), fixture, asked["text"])
+            reference = known.logits(fixture, asked["text"])[len(one["read"]) - 1 :][:1]
+            what, answer = f"in a context of {one['given']}", seen.arrays["beyond"][number : number + 1]
+            weigh_rows(verdict, what, reference, answer, bound, origin)
 
 
 @check
@@ -279,7 +297,7 @@ class TextClosed(TextCheck):
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         fixture, text = self.fixture(bench.manifest, cell), asked["text"]
         with opened(bench, fixture) as session:
-            stream = session.generate(text, max_tokens=60, sampling=GREEDY_SAMPLING)
+            stream = session.generate(text, max_tokens=40, sampling=GREEDY_SAMPLING)
             next(stream)
             session.close()
             under_way = tried(lambda: stream)

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from edgecore.checkpoint import open_checkpoint
 from edgecore.contract.manifest import Manifest
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, check
@@ -77,14 +76,13 @@ class TextLogits(TextCheck):
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture = self.fixture(known.manifest, cell)
-        with open_checkpoint(known.fixture(fixture)) as model:
-            context = model.decoder.context_length
+        context = known.context(fixture)
         most = {"real": 160}.get(fixture, 200 if "family" in cell else 320 if known.level == "quick" else 500)
         lengths = [min(most, context)]
         if first := border(known, fixture):
             lengths = [min(most, first), min(first + most, context)]
         texts = [known.tokens(fixture, f"logits {n}", n) for n in lengths]
-        return {"texts": texts, "contexts": lengths if len(lengths) > 1 else [None]}
+        return {"texts": texts, "contexts": lengths if len(lengths) > 1 else [known.max_context]}
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         seen = Observation()
@@ -149,7 +147,7 @@ class TextScore(TextCheck):
         fixture = self.fixture(known.manifest, cell)
         return {
             "before": known.tokens(fixture, "score before", 17),
-            "texts": [known.tokens(fixture, f"score {n}", n) for n in (1, 33, 130)],
+            "texts": [known.tokens(fixture, f"score {n}", min(n, known.context(fixture))) for n in (1, 33, 130)],
         }
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
@@ -240,14 +238,16 @@ class TextPrefill(Operations):
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture = self.fixture(known.manifest, cell)
-        text = known.tokens(fixture, "prefill", 88)
+        most = known.context(fixture)
+        text = known.tokens(fixture, "prefill", min(88, most))
         sizes = [known.draw(f"prefill portion {n}").choice((1, 2, 3, 5, 8, 13, 21, 31, 32, 33)) for n in range(6)]
-        long = known.tokens(fixture, "prefill long", 330)
-        more = ops.chunked(0, long[:300], [known.draw("prefill long").randrange(200, 250), 1, 17, 33])
+        long = known.tokens(fixture, "prefill long", min(304, most))
+        first = known.draw("prefill long").randrange(200, 250) * len(long) // 304
+        more = ops.chunked(0, long[:-4], [first, 1, 17, 33])
         whole: list[ops.Operation] = [[0, "prefill", text]]
         parts = ops.chunked(0, text, sizes)
         steps = ops.stepping(0, text)
-        steps_after = [*more, *ops.stepping(0, long[300:304])]
+        steps_after = [*more, *ops.stepping(0, long[-4:])]
         operations = [*whole, [0, "reset", 0], *parts, [0, "reset", 0], *steps_after, [0, "reset", 0], *steps]
         first = len(operations) - len(steps)
         kept = [*range(first), *(n for n in range(first, len(operations)) if (n - first) % 8 == 7)]
@@ -271,15 +271,18 @@ class TextRewind(Operations):
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture = self.fixture(known.manifest, cell)
-        first, second, third = (known.tokens(fixture, f"rewind {n}", 64) for n in range(3))
-        back = known.draw("rewind").randrange(24, 40)
+        size = 64 if known.context(fixture) > 128 else 32
+        first, second, third = (known.tokens(fixture, f"rewind {n}", size) for n in range(3))
+        back = known.draw("rewind").randrange(24, 40) * size // 64
         below = known.tokens(fixture, "rewind below", max(0, border(known, fixture) - 20))
+        some, more = second[: size // 3 - 1], second[size // 3 - 2 : size * 5 // 8]
         operations: list[ops.Operation] = [[0, "prefill", below]] if below else []
         operations += [
-            [0, "prefill", first], [0, "rewind", back], [0, "prefill", second[:20]], [0, "rewind", 1],
+            [0, "prefill", first], [0, "rewind", back], [0, "prefill", some], [0, "rewind", 1],
             [0, "step", third[:1]], [0, "rewind", 0], [0, "step", third[1:2]], [0, "rewind", 2],
-            [0, "prefill", second[19:40]], *ops.stepping(0, third[2:6]), [0, "rewind", 4], *ops.stepping(0, first[:3]),
-            [0, "rewind", 64 - back + 19 + 21 + 3], [0, "prefill", third], *ops.stepping(0, second[:2]),
+            [0, "prefill", more], *ops.stepping(0, third[2:6]), [0, "rewind", 4], *ops.stepping(0, first[:3]),
+            [0, "rewind", size - back + len(some) - 1 + len(more) + 3], [0, "prefill", third],
+            *ops.stepping(0, second[:2]),
         ]  # fmt: skip
         return {"operations": operations, "kept": list(range(len(operations)))}
 
@@ -296,12 +299,13 @@ class TextReset(Operations):
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture = self.fixture(known.manifest, cell)
-        long = [known.tokens(fixture, f"reset long {n}", n) for n in (490, 333)]
+        most = min(known.context(fixture), 493) - 3
+        long = [known.tokens(fixture, f"reset long {n}", n) for n in (most, most * 2 // 3)]
         short = [known.tokens(fixture, f"reset {n}", 12 + n) for n in range(4)]
         operations: list[ops.Operation] = [
             [0, "prefill", short[0]], [0, "reset", 0], [0, "prefill", long[0]], [0, "reset", 0],
             [0, "prefill", short[1]], *ops.stepping(0, short[0][:6]), [0, "reset", 0], [0, "prefill", long[1]],
-            *ops.stepping(0, short[0][:3]), [0, "rewind", 336], [0, "prefill", short[2]],
+            *ops.stepping(0, short[0][:3]), [0, "rewind", len(long[1]) + 3], [0, "prefill", short[2]],
             *ops.stepping(0, short[1][:6]), [0, "reset", 0], [0, "reset", 0], *ops.stepping(0, short[3]),
         ]  # fmt: skip
         return {"operations": operations, "kept": list(range(len(operations)))}

@@ -25,6 +25,10 @@ class TextLong(Operations):
     def applies(self, manifest: Manifest) -> bool:
         return super().applies(manifest) and subject(manifest) == TRAINED
 
+    def unfit(self, known: Known) -> str:
+        most = known.max_context
+        return f"models for {known.device}, which is emulated, hold {most} tokens in this suite" if most else ""
+
     def fixture(self, manifest: Manifest, cell: Cell) -> str:
         return LONG
 

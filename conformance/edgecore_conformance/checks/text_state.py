@@ -121,7 +121,8 @@ class TextOrder(TextCheck):
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
         fixture = self.fixture(known.manifest, cell)
-        others = [known.tokens(fixture, f"order other {n}", n) for n in (3, 300, 57)]
+        sizes = (min(n, known.context(fixture) - 9) for n in (3, 300, 57))
+        others = [known.tokens(fixture, f"order other {n}", n) for n in sizes]
         return {
             "prompt": known.tokens(fixture, "order", 31),
             "others": others,
@@ -234,7 +235,8 @@ class TextCancel(Scripted):
 
     def cases(self, known: Known) -> dict[str, Inputs]:
         prompt = prompt_into(known, "cancel", known.script.loop[2])
-        return {"whole": {"prompt": prompt, "max_tokens": 450}, "after": {"prompt": prompt, "max_tokens": 9}}
+        most = min(450, known.context(SCRIPTED) - len(prompt))
+        return {"whole": {"prompt": prompt, "max_tokens": most}, "after": {"prompt": prompt, "max_tokens": 9}}
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         case = asked["cases"]["whole"]
@@ -289,9 +291,10 @@ class TextMemory(TextCheck):
     """
 
     def inputs(self, known: Known, cell: Cell) -> Inputs:
-        draw = known.draw("memory")
+        draw, most = known.draw("memory"), known.context(self.fixture(known.manifest, cell))
         sizes = [draw.randrange(20, 60), 400, draw.randrange(80, 300)]
-        return {"sizes": CYCLES * sizes, "requests": CYCLES * [400, draw.randrange(20, 60), draw.randrange(80, 300)]}
+        more = [400, draw.randrange(20, 60), draw.randrange(80, 300)]
+        return {"sizes": CYCLES * [min(n, most) for n in sizes], "requests": CYCLES * [min(n, most) for n in more]}
 
     def look(self, bench: Bench, cell: Cell, asked: Inputs) -> Observation:
         fixture = self.fixture(bench.manifest, cell)
@@ -344,7 +347,7 @@ def work(session: TextSession, prompt: list[int]) -> None:
 def cut(session: TextSession, prompt: list[int]) -> None:
     """An answer that is closed after its first piece. Not just before a session is closed: how far a worker had gone on
     by then, and with it what an allocator keeps, is another each time."""
-    stream = session.generate(prompt, max_tokens=60, sampling=GREEDY_SAMPLING)
+    stream = session.generate(prompt, max_tokens=40, sampling=GREEDY_SAMPLING)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
 

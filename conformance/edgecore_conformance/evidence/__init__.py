@@ -24,7 +24,7 @@ def write_reports(run: Run) -> dict[str, Any]:
     header = json.loads((run.folder / "header.json").read_text(encoding="utf-8"))
     sessions = json.loads((run.folder / "sessions.json").read_text(encoding="utf-8"))
     pairs = [(c, cell) for c, cell in run.pairs()]
-    report = build(header, sessions, run.known.manifest, run.finished(), pairs)
+    report = build(header, sessions, run.known.whole, run.finished(), pairs)
     for name, text in rendered(report).items():
         (run.folder / name).write_text(text, encoding="utf-8", newline="\n")
     report["files"] = bundle.digests(run.folder)

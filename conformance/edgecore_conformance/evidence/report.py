@@ -13,6 +13,7 @@ from edgecore.contract.errors import BadRequest
 from edgecore.contract.manifest import Manifest
 from edgecore_conformance.check import GROUPS, Cell, Check, row_id
 from edgecore_conformance.claims import counted, find_claims
+from edgecore_conformance.known import concerning
 from edgecore_conformance.outcomes import Outcome, worst
 from edgecore_conformance.rows import Row
 
@@ -32,8 +33,9 @@ def build(
     rows:  one for each selected row, in order.
     pairs: every row that the level has for this plugin.
     """
-    every = [(row_id(c.name(), cell), c.proves(manifest, cell)) for c, cell in pairs]
     device = str(header["device"]["name"])
+    mine = concerning(manifest, device)
+    every = [(row_id(c.name(), cell), c.proves(manifest if c.whole else mine, cell)) for c, cell in pairs]
     findings = find_claims(manifest, device, rows, every)
     checks = {c.name(): c.summary() for c, _ in pairs}
     report = {

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from mutants import (
     benchmark,
     convert,
+    devices,
     manifest,
     numbers,
     placement,
@@ -36,7 +37,7 @@ from mutants.mutant import TRUTHFUL, Mutant, write_mutant
 __all__ = ["MUTANTS", "TRUTHFUL", "Mutant", "write_mutant"]
 
 _FILES = (
-    manifest, convert, quantize, quantize_tensor, numbers, text, words, tensor, benchmark, placement, robustness,
-    unseen, unseen_words, unseen_tensor, unseen_artifacts, unseen_work,
+    manifest, convert, quantize, quantize_tensor, numbers, text, words, tensor, benchmark, placement, devices,
+    robustness, unseen, unseen_words, unseen_tensor, unseen_artifacts, unseen_work,
 )  # fmt: skip
 MUTANTS: Mapping[str, Mutant] = {mutant.name: mutant for file in _FILES for mutant in file.MUTANTS}

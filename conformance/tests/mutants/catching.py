@@ -22,15 +22,16 @@ class Converted:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._benches: dict[str, Bench] = {}
+        self._benches: dict[tuple[str, str], Bench] = {}
 
-    def artifact(self, base: str, fixture: str, precision: str) -> Artifact:
-        # Artifacts of the timer are the reference's.
+    def artifact(self, base: str, device: str, fixture: str, precision: str) -> Artifact:
+        # Artifacts of the timer are the reference's, and so are those for devices that only a mutant has.
         base = "reference" if base == "timer" else base
-        if base not in self._benches:
-            plugin = write_mutant(TRUTHFUL[base], self._folder / base)
-            self._benches[base] = bench_of(plugin, self._folder / f"{base}-work")
-        bench = self._benches[base]
+        where = device if base == "emulator" else "cpu"
+        if (base, where) not in self._benches:
+            plugin = write_mutant(TRUTHFUL[base], self._folder / f"{base}-{where}")
+            self._benches[base, where] = bench_of(plugin, self._folder / f"{base}-{where}-work", where)
+        bench = self._benches[base, where]
         bench.begin(300)
         return bench.artifact(fixture, precision)
 
@@ -45,8 +46,8 @@ class SharingBench(Bench):
     converted: Converted
     base: str
 
-    def _made(self, fixture: str, precision: Precision, progress: Progress) -> Artifact:
-        made = self.converted.artifact(self.base, fixture, precision.name)
+    def _made(self, fixture: str, precision: Precision, format: str, progress: Progress) -> Artifact:
+        made = self.converted.artifact(self.base, self.device, fixture, precision.name)
         return replace(made, backend=self.entry.name)
 
 

@@ -47,8 +47,8 @@ class Mutant:
     package: str = ""
     """The top-level package's `__init__.py`."""
     base: str = "reference"
-    """`reference`, `quantizer` of language models or of `tensors`, or `timer`: the reference with a truthful benchmark
-    of its own."""
+    """`reference`, `quantizer` of language models or of `tensors`, `emulator`: the quantizer with an NPU beside its
+    CPU, or `timer`: the reference with a truthful benchmark of its own."""
     outcomes: tuple[Outcome, ...] = (Outcome.FAILED,)
     device: str = "cpu"
     cells: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Mutant:
 
 TRUTHFUL = {
     base: Mutant(f"truthful_{base}", "none", ("manifest.hooks",), base=base)
-    for base in ("reference", "quantizer", "tensors", "timer")
+    for base in ("reference", "quantizer", "tensors", "emulator", "timer")
 }
 """What mutants are made of, without a fault: what catches them must let these pass."""
 
@@ -79,6 +79,7 @@ def write_mutant(mutant: Mutant, folder: Path) -> Path:
     package.mkdir(parents=True)
     for file in _PARTS.glob("*.py"):
         shutil.copyfile(file, package / file.name)
+    (package / "libQnnHtp.so").write_text("What the emulator's plugin has loaded, as far as anybody sees.\n")
     (package / "__init__.py").write_text(dedent(mutant.package), encoding="utf-8")
     base = "edgecore_reference.hooks" if mutant.base == "reference" else f"{PACKAGE}.{mutant.base}"
     text = HOOKS.format(fault=mutant.fault, base=base) + dedent(mutant.hooks)
