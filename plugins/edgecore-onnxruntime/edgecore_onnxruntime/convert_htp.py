@@ -21,7 +21,7 @@ from edgecore.contract import (
     Value,
     full_disk,
 )
-from edgecore_onnxruntime import folder, htp_folder, htp_graph, onnx_out
+from edgecore_onnxruntime import folder, htp_folder, htp_graph, onnx_out, weights
 from edgecore_onnxruntime.nodes import Graph
 
 CONTEXT = 1024
@@ -43,7 +43,11 @@ def convert(
     beside, notes = folder.write_beside(model, out)
     lossy = [name for name in model.storage if name not in ("F32", "F16", "BF16", "TERNARY")]
     lost = (f"dequantized from {', '.join(lossy)}: what had been lost before is not restored",) if lossy else ()
-    return Made(files=(*payload(), *beside), notes=(*lost, *_sized(context, chunk, model), *notes))
+    return Made(
+        files=(*payload(), *beside),
+        weights=weights.measure(out / htp_folder.PREFILL),
+        notes=(*lost, *_sized(context, chunk, model), *notes),
+    )
 
 
 def sizes(limits: ConvertLimits, trained: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ A folder that was compiled ahead of time has the same files but weights.data: it
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,30 @@ class Description:
         if file.stat().st_size < self.vocab_size * self.hidden_size * type.itemsize:
             raise CorruptModel(f"{file}: truncated: {file.stat().st_size} bytes for {shape} of {type}")
         return np.memmap(file, type, "r", shape=shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The embedding table as weights.py counts and reads weights."""
+
+    folder: Path
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        description = read(self.folder)
+        return description.vocab_size, description.hidden_size
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * np.dtype(read(self.folder).embedding_type).itemsize
+
+    def read(self) -> NDArray[np.float32]:
+        return read(self.folder).embedding(self.folder).astype(np.float32)
 
 
 def described(decoder: Decoder, context: int, chunk: int) -> Description:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -22,7 +22,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgecore.contract import Artifact, CannotDo, Fallback, Weights
-from edgecore_onnxruntime import nbits
+from edgecore_onnxruntime import htp_folder, nbits
 from edgecore_onnxruntime.folder import model_file
 from edgecore_onnxruntime.model_file import check_file
 
@@ -46,6 +46,20 @@ _USERS = {
 """Which inputs of an operator hold weights; of Gemm and Add each is one of its own, else all make one."""
 _APART = ("Gemm", "Add")
 _EMBEDDING = "model.embed_tokens.weight"
+
+
+class Weighs(Protocol):
+    """A weight, wherever it lies."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def elements(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def read(self) -> Floats: ...
 
 
 @dataclass(frozen=True)
@@ -191,7 +205,7 @@ def find(file: Path) -> dict[str, Weight]:
 
 def measure(file: Path, fallbacks: Iterable[Fallback] = ()) -> Weights:
     """Bits per weight of the finished file: over all weights, and over the layers' matrices."""
-    weights = find(file).values()
+    weights = _all(file).values()
     return Weights(
         bits_per_weight=_bits(weights),
         eligible_bits_per_weight=_bits(weight for weight in weights if in_layer(weight)),
@@ -200,15 +214,16 @@ def measure(file: Path, fallbacks: Iterable[Fallback] = ()) -> Weights:
     )
 
 
-def in_layer(weight: Weight) -> bool:
+def in_layer(weight: Weighs) -> bool:
     """A matrix of a layer: what a precision means to change. Embeddings and output head are apart."""
     return len(weight.shape) > 1 and "layers." in weight.name
 
 
 def dequantized(artifact: Artifact) -> Mapping[str, Floats]:
     """Every weight by canonical name, computed when it is asked for. Raises `CannotDo` where names do not tell."""
-    file = model_file(artifact)
-    known = {name: weight for name, weight in find(file).items() if _CANONICAL.fullmatch(name)}
+    file = artifact.model / htp_folder.PREFILL
+    file = file if file.is_file() else model_file(artifact)
+    known = {name: weight for name, weight in _all(file).items() if _CANONICAL.fullmatch(name)}
     if _EMBEDDING not in known or not any(".layers." in name for name in known):
         raise CannotDo(
             f"{file}: its initializers do not say which weights they are",
@@ -220,7 +235,7 @@ def dequantized(artifact: Artifact) -> Mapping[str, Floats]:
 class Dequantized(Mapping[str, Floats]):
     """Weights of a graph by canonical name, each read when it is asked for."""
 
-    def __init__(self, weights: Mapping[str, Weight]) -> None:
+    def __init__(self, weights: Mapping[str, Weighs]) -> None:
         self._weights = weights
 
     def __getitem__(self, name: str) -> Floats:
@@ -278,7 +293,15 @@ def _split(graph: Graph, weight: Weight) -> Iterator[Weight]:
         start += heads * head
 
 
-def _bits(weights: Iterable[Weight]) -> float:
+def _all(file: Path) -> dict[str, Weighs]:
+    """The graph's, and the embedding table that lies beside an NPU's graph."""
+    found: dict[str, Weighs] = {}
+    if (file.parent / htp_folder.DESCRIPTION).is_file():
+        found[_EMBEDDING] = htp_folder.Table(file.parent, _EMBEDDING)
+    return {**found, **find(file)}
+
+
+def _bits(weights: Iterable[Weighs]) -> float:
     sizes = [(weight.nbytes, weight.elements) for weight in weights]
     elements = sum(count for _, count in sizes)
     return 8 * sum(size for size, _ in sizes) / elements if elements else 0.0
