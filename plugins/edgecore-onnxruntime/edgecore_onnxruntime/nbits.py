@@ -4,7 +4,7 @@
     scales      float16 (rows, blocks)                    behind a Cast, which ONNX Runtime computes once, when it loads
     zero_points uint8 (rows, bytes of all blocks' zeros)  none: the middle level
 
-A float32 graph wants float32 scales, 5 bits a weight at block 32: as float16 they cost half as much. GatherBlockQuantized
+A float32 graph wants float32 scales, a bit a weight at block 32: as float16 they cost half of it. GatherBlockQuantized
 wants the same bytes of B with two dimensions, so a Reshape stands before it.
 """
 
@@ -21,7 +21,6 @@ from edgecore.checkpoint.gptq import Floats, Rounded
 Bytes = NDArray[np.uint8]
 SCALE, ZERO = "/scale", "/zero_point"
 """What stands behind a matrix's own name."""
-WIDE = "/f32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +43,7 @@ def pack(made: Rounded, bits: int, symmetric: bool) -> Packed:
     return Packed(b, made.scale, None if symmetric else _packed(made.zero, bits))
 
 
-def read(
-    b: Bytes, scales: NDArray[np.float16] | Floats, zero_points: Bytes | None, columns: int, bits: int
-) -> Floats:
+def read(b: Bytes, scales: NDArray[np.float16] | Floats, zero_points: Bytes | None, columns: int, bits: int) -> Floats:
     """The matrix (rows, columns) that the operators compute with."""
     rows, blocks = scales.reshape(len(b), -1).shape
     zero = np.float32(1 << (bits - 1)) if zero_points is None else _unpacked(zero_points, bits)[:, :blocks, None]

@@ -1,0 +1,194 @@
+"""How a model's matrices are used on a text: computed layer by layer, with one layer's weights in memory at a time.
+
+What a layer gets comes from the layers before as they have become, rounded. The graph is cut where it has
+names: before the first norm of every layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from edgecore.checkpoint.gptq import Floats
+from edgecore.contract import Progress, UnsupportedModel
+from edgecore_onnxruntime import runtime
+from edgecore_onnxruntime.matrices import Matrix, Source
+
+_FIRST_NORM = re.compile(r"model\.layers\.\d+\.input_layernorm")
+_LAST_NORM = "model.norm"
+_MEASURING = "measuring activations"
+Pieces = Sequence[Sequence[int]]
+Feeds = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One value of the graph, and all matrices that multiply it: q, k and v have one, and so have gate and up."""
+
+    value: str
+    matrices: tuple[Matrix, ...]
+
+    @property
+    def columns(self) -> int:
+        return self.matrices[0].columns
+
+
+Round = Callable[[Inputs, Floats], Sequence[Floats]]
+"""Matrices of one input and the mean of its x x^T -> what they become, (rows, columns) each."""
+
+
+def walk(source: Source, matrices: Sequence[Matrix], pieces: Pieces, rounded: Round, progress: Progress) -> None:
+    """Calls `rounded` for all of `matrices` that multiply something, in the order of the computation.
+
+    Raises `UnsupportedModel` for a graph that has no layers by name.
+    """
+    cuts = _cuts(source)
+    runs = _Runs(pieces, 2 * len(cuts) - 1, progress)
+    states = _embedded(source, matrices, cuts[0], runs)
+    for layer, inputs in enumerate(_inputs(source, matrices, cuts)):
+        now, after = cuts[layer], cuts[layer + 1 : layer + 2]
+        every = [matrix for some in inputs for matrix in some.matrices] if after else []
+        weights = {_multiplied(source, matrix): source.weights(matrix).T for matrix in every}
+        given = {now: TensorProto.FLOAT, **dict.fromkeys(weights, TensorProto.FLOAT)}
+        used = [np.zeros((some.columns, some.columns), np.float32) for some in inputs]
+        measured = _Part(source, given, [some.value for some in inputs])
+        for values in runs.of(measured, [{now: state, **weights} for state in states]):
+            for total, x in zip(used, values, strict=True):
+                x = x.reshape(-1, x.shape[-1])
+                total += x.T @ x
+        for some, total in zip(inputs, used, strict=True):
+            made = rounded(some, total / np.float32(sum(map(len, pieces))))
+            if after:
+                weights |= {
+                    _multiplied(source, m): np.ascontiguousarray(w.T) for m, w in zip(some.matrices, made, strict=True)
+                }
+        if after:
+            part = _Part(source, given, after)
+            states = [values[0] for values in runs.of(part, [{now: state, **weights} for state in states])]
+
+
+def _cuts(source: Source) -> list[str]:
+    """What goes into every layer, and into the last norm."""
+    names = [(node.name, node.input[0]) for node in source.model.graph.node if node.input]
+    cuts = [value for name, value in names if _FIRST_NORM.fullmatch(name)]
+    last = [value for name, value in names if name == _LAST_NORM]
+    if not cuts or not last:
+        raise UnsupportedModel("the graph has no layers by name", supported="text models that edgecore converted")
+    return [*cuts, *last]
+
+
+def _inputs(source: Source, matrices: Sequence[Matrix], cuts: Sequence[str]) -> Iterator[list[Inputs]]:
+    """What each cut leads to, in the order of the computation."""
+    order = {out: at for at, node in enumerate(source.model.graph.node) for out in node.output}
+    found: dict[str, list[Matrix]] = {}
+    for matrix in matrices:
+        for node in matrix.multiplied:
+            found.setdefault(node.input[0], []).append(matrix)
+    ends = [*(order[cut] for cut in cuts[1:]), len(source.model.graph.node)]
+    starts = [-1, *ends[:-1]]
+    for start, end in zip(starts, ends, strict=True):
+        yield [Inputs(v, tuple(some)) for v, some in found.items() if start < order[v] < end]
+
+
+def _multiplied(source: Source, matrix: Matrix) -> str:
+    """The value, (columns, rows) in float32, that the matrix is multiplied as."""
+    return str(matrix.multiplied[0].input[1])
+
+
+def _embedded(source: Source, matrices: Sequence[Matrix], first: str, runs: _Runs) -> list[NDArray[Any]]:
+    """What goes into the first layer. Rows are looked up here: a table may be larger than a graph without files."""
+    looked_up = [(matrix, node) for matrix in matrices for node in matrix.looked_up]
+    given = {node.output[0]: source.initializers[matrix.name].data_type for matrix, node in looked_up}
+    part = _Part(source, given, [first])
+    rows = [
+        {node.output[0]: source.read(matrix.name)[np.array([piece])] for matrix, node in looked_up}
+        for piece in runs.pieces
+    ]
+    return [values[0] for values in runs.of(part, rows)]
+
+
+@dataclass
+class _Runs:
+    """Parts of the graph over all pieces, and how far that is."""
+
+    pieces: Pieces
+    times: int
+    progress: Progress
+    done: int = 0
+
+    def of(self, part: _Part, given: Sequence[Feeds]) -> Iterator[list[NDArray[Any]]]:
+        self.done += 1
+        for number, (piece, feeds) in enumerate(zip(self.pieces, given, strict=True)):
+            self.progress((self.done - 1) * len(self.pieces) + number, self.times * len(self.pieces), _MEASURING)
+            yield part.run(piece, feeds)
+
+
+class _Part:
+    """The nodes that lead from what is `given` (values and their types) to `wanted`, as a model of its own."""
+
+    def __init__(self, source: Source, given: Mapping[str, int], wanted: Sequence[str]) -> None:
+        graph = source.model.graph
+        nodes = _leading(source, given, wanted)
+        read = {name for node in nodes for name in node.input}
+        ports = {port.name: port for port in graph.input if port.name in read and port.name not in source.initializers}
+        ports |= {name: _port(name, type) for name, type in given.items() if name in read}
+        small = [
+            numpy_helper.from_array(np.ascontiguousarray(source.read(name)), name)
+            for name in source.initializers
+            if name in read and name not in given
+        ]
+        outputs = [_port(name, TensorProto.FLOAT) for name in wanted]
+        made = helper.make_model(
+            helper.make_graph(nodes, "part", list(ports.values()), outputs, small),
+            opset_imports=source.model.opset_import,
+            ir_version=source.model.ir_version,
+        )
+        self._wanted, self._ports = list(wanted), ports
+        try:
+            self._session = ort.InferenceSession(
+                made.SerializeToString(), runtime.session_options(None, {}), providers=[runtime.CPU]
+            )
+        except runtime.ERRORS as error:
+            raise runtime.unopened(source.folder, error) from None
+
+    def run(self, piece: Sequence[int], given: Feeds) -> list[NDArray[Any]]:
+        feeds = {name: given[name] if name in given else _feed(port, piece) for name, port in self._ports.items()}
+        try:
+            return list(self._session.run(self._wanted, feeds))
+        except runtime.ERRORS as error:
+            raise runtime.failed(error) from None
+
+
+def _leading(source: Source, given: Collection[str], wanted: Sequence[str]) -> list[NodeProto]:
+    needed, ahead = set(), list(wanted)
+    while ahead:
+        value = ahead.pop()
+        node = source.producers.get(value)
+        if node is None or value in given or node.name in needed:
+            continue
+        needed.add(node.name)
+        ahead += node.input
+    return [node for node in source.model.graph.node if node.name in needed]
+
+
+def _port(name: str, type: int) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, type, None)
+
+
+def _feed(port: ValueInfoProto, piece: Sequence[int]) -> NDArray[Any]:
+    """A piece that stands alone: nothing is in the KV cache before it."""
+    if port.name == "input_ids":
+        return np.array([piece], np.int64)
+    if port.name == "attention_mask":
+        return np.ones((1, len(piece)), np.int64)
+    if port.name == "position_ids":
+        return np.arange(len(piece), dtype=np.int64)[None]
+    batch, heads, _, size = (dim.dim_value for dim in port.type.tensor_type.shape.dim)
+    return np.zeros((batch or 1, heads, 0, size), helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type))
