@@ -57,7 +57,7 @@ def as_it_is(backend: str, format: str, file: Path, feeds: Arrays, outputs: Sequ
 def _call(artifact: Any, feeds: Arrays) -> Arrays:
     backend = artifact.backend
     options = _options(backend, "run")
-    with _plugin(backend).open(artifact, device=_device[0], threads=1, options=options) as session:
+    with _plugin(backend).open(artifact, device=device(), threads=1, options=options) as session:
         answer: Arrays = session(feeds)
         return answer
 
@@ -81,9 +81,14 @@ _kept: list[Any] = []
 _device = ["cpu"]
 
 
-def attempt(arm: Arm, device: str, model: bytes, feeds: Arrays, outputs: Sequence[str]) -> Arrays | tuple[str, str]:
+def device() -> str:
+    """What `--device` says, in the process that runs a case."""
+    return _device[0]
+
+
+def attempt(arm: Arm, on: str, model: bytes, feeds: Arrays, outputs: Sequence[str]) -> Arrays | tuple[str, str]:
     """The answer, or the kind of its failure and the words. Runs in a process that it may end."""
-    _device[0] = device
+    _device[0] = on
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         file.write_bytes(model)
@@ -93,7 +98,8 @@ def attempt(arm: Arm, device: str, model: bytes, feeds: Arrays, outputs: Sequenc
             return "unsupported", str(error)
         except EdgecoreError as error:
             name = type(error).__name__
-            return "unsupported" if name in REFUSALS else "run error", f"{name}: {error}"
+            refused = name in (*REFUSALS, "PlacementRefused")
+            return "unsupported" if refused else "run error", f"{name}: {error}"
         except Exception as error:
             return "run error", f"{type(error).__name__}: {error}"
 
@@ -117,7 +123,7 @@ def judged(case: OperatorCase, answer: Arrays | tuple[str, str]) -> tuple[str, s
     return kind, why
 
 
-def run(name: str, arm: Arm, device: str, cases: Sequence[OperatorCase]) -> dict[str, tuple[str, str]]:
+def run(name: str, arm: Arm, on: str, cases: Sequence[OperatorCase]) -> dict[str, tuple[str, str]]:
     """What became of each case, by its name."""
     found: dict[str, tuple[str, str]] = {}
 
@@ -129,7 +135,7 @@ def run(name: str, arm: Arm, device: str, cases: Sequence[OperatorCase]) -> dict
         if number % 100 == 0:
             print(f"  {name}: {number} of {len(cases)}", file=sys.stderr, flush=True)
         try:
-            answer = pool.submit(attempt, arm, device, case.model, case.inputs, list(case.outputs)).result(SECONDS)
+            answer = pool.submit(attempt, arm, on, case.model, case.inputs, list(case.outputs)).result(SECONDS)
             found[case.name] = judged(case, answer)
         except (BrokenExecutor, TooLong) as error:
             found[case.name] = ("crashed", "it hung" if isinstance(error, TooLong) else "the process died")
