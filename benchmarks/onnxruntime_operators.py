@@ -7,9 +7,9 @@
     python benchmarks/onnxruntime_operators.py --device npu-emulator --level quick
 
 *bare*: `InferenceSession(file)` on the CPU, or with the QNN execution provider and no fallback, and `run(None, feeds)`,
-inputs by name. *by position*: the same, inputs given in their order. *plugin*: convert to f32, open, call. *as it is*: the plugin opens the ONNX file itself. Each runs in a
-process of its own, so that a case that ends it is counted, and the next one runs. Ends with 1 when fewer are right
-through the plugin than bare.
+inputs by name. *by position*: the same, inputs given in their order. *plugin*: convert to f32, open, call. *as it is*:
+the plugin opens the ONNX file itself. Each runs in a process of its own, so that a case that ends it is counted, and
+the next one runs. Ends with 1 when fewer are right through the plugin than bare.
 """
 
 from __future__ import annotations

@@ -147,7 +147,9 @@ def run(name: str, arm: Arm, on: str, cases: Sequence[OperatorCase]) -> dict[str
     return found
 
 
-def main(about: str | None, backend: str, format: str, bare: Mapping[str, Arm], devices: Sequence[str] = ("cpu",)) -> int:
+def main(
+    about: str | None, backend: str, format: str, bare: Mapping[str, Arm], devices: Sequence[str] = ("cpu",)
+) -> int:
     """`bare` holds the arms without the plugin, `bare` first."""
     arms: dict[str, Arm] = {
         **bare,

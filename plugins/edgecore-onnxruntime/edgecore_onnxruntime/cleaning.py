@@ -60,7 +60,7 @@ def restored(model: ModelProto, source: ModelProto) -> ModelProto:
 
 def write(model: ModelProto, path: Path) -> bool:
     """Whether the weights went to a file of their own, beside, under the same name with `WEIGHTS_SUFFIX`."""
-    large = model.ByteSize() > LARGE
+    large = bool(model.ByteSize() > LARGE)
     onnx.save(model, path, save_as_external_data=large, location=path.name + WEIGHTS_SUFFIX, size_threshold=1024)
     return large
 

@@ -12,12 +12,12 @@ from edgecore.contract import Fallback, Weights
 
 _STEPS = ("Cast", "DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
 """Operators between a weight as it is stored and the layer that computes with it."""
-LAYERS = ("MatMul", "Gemm", "FusedGemm", "FusedMatMul", "Conv", "FusedConv", "ConvTranspose", "Gather", "LSTM", "GRU", "RNN",
-          "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger", "DynamicQuantizeLSTM",
+LAYERS = ("MatMul", "Gemm", "FusedGemm", "FusedMatMul", "Conv", "FusedConv", "ConvTranspose", "Gather", "LSTM", "GRU",
+          "RNN", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "ConvInteger", "DynamicQuantizeLSTM",
           "QLinearMatMul", "QLinearConv", "QGemm", "Attention", "QAttention", "EmbedLayerNormalization",
           "QEmbedLayerNormalization")  # fmt: skip
 """Whose weights precisions change."""
-_BITS = {
+_BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16,
     TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2,
     TensorProto.UINT2: 2, TensorProto.FLOAT8E4M3FN: 8, TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8,
@@ -53,7 +53,10 @@ def constants(model: ModelProto) -> Iterator[Constant]:
             users.setdefault(name, []).append(node)
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     beside = {
-        name: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.input[1:]
+        name: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        for name in node.input[1:]
     }
     for tensor in model.graph.initializer:
         count, scaled = math.prod(tensor.dims), _scaled(users.get(tensor.name, []))
@@ -85,11 +88,12 @@ def _bits(found: list[Constant]) -> float:
 
 
 def _type(tensor: TensorProto) -> str:
-    return TensorProto.DataType.Name(tensor.data_type).lower()
+    return str(TensorProto.DataType.Name(tensor.data_type)).lower()
 
 
 def _nbytes(tensor: TensorProto) -> int:
-    return math.ceil(math.prod(tensor.dims) * _BITS.get(tensor.data_type, 0) / 8)
+    bits = _BITS.get(tensor.data_type, 0)
+    return int(-(-math.prod(tensor.dims) * bits // 8))
 
 
 def _scaled(users: list[NodeProto]) -> bool:

@@ -1,5 +1,5 @@
-"""ONNX as ONNX Runtime likes it: the same computation in a file of its own, checked and made lean, shapes open or fixed,
-weights as they are or halved."""
+"""ONNX as ONNX Runtime likes it: the same computation in a file of its own, checked and made lean, shapes open or
+fixed, weights as they are or halved."""
 
 from __future__ import annotations
 
@@ -95,9 +95,7 @@ def measured(model: ModelProto, fallbacks: list[Fallback]) -> Weights | None:
     return Weights(found.bits_per_weight, found.eligible_bits_per_weight, found.parameters, tuple(fallbacks))
 
 
-def with_shapes(
-    model: ModelProto, inputs: Specs, outputs: Specs, shapes: Mapping[str, tuple[int, ...]]
-) -> ModelProto:
+def with_shapes(model: ModelProto, inputs: Specs, outputs: Specs, shapes: Mapping[str, tuple[int, ...]]) -> ModelProto:
     """Inputs at these shapes, and whatever else bears the names of their dimensions. Raises `BadRequest`."""
     stated = {value.name: value.type.tensor_type.HasField("shape") for value in model.graph.input}
     ranked = tuple(spec if stated[spec.name] else _ranked(spec, shapes.get(spec.name)) for spec in inputs)

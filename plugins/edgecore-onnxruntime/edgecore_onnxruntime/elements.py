@@ -39,7 +39,7 @@ def known(name: str) -> bool:
 
 
 def dtype_name(type: str, what: str) -> str:
-    """numpy's or ml_dtypes' name of `tensor(float)`. Raises `UnsupportedModel` naming `what` for text, for sequences and
+    """numpy's or ml_dtypes' name of `tensor(float)`. Raises `UnsupportedModel` naming `what` for text, sequences and
     the like."""
     kind, _, element = type.partition("(")
     name = _NAMES.get(element.rstrip(")")) if kind == "tensor" else None

@@ -1,5 +1,5 @@
-"""A folder of .npz feeds as ONNX Runtime's calibrators read it: one feed at a time, so that the folder may be larger than
-the memory."""
+"""A folder of .npz feeds as ONNX Runtime's calibrators read it: one feed at a time, so that the folder may be larger
+than the memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgecore.contract import BadRequest, Progress, TensorSpec, check_feeds
 Feeds = Mapping[str, NDArray[Any]]
 
 
-class Feeding(CalibrationDataReader):
+class Feeding(CalibrationDataReader):  # type: ignore[misc]
     """The files in the order of their names, `count` at most (0: all), spread over the folder."""
 
     def __init__(self, folder: Path, inputs: tuple[TensorSpec, ...], count: int, progress: Progress) -> None:
@@ -47,7 +47,7 @@ class Feeding(CalibrationDataReader):
         """What `get_next` goes through."""
         self._at, self._end = start_index, end_index
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:  # type: ignore[override]
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         if self._at >= self._end:
             return None
         self._progress(self._at, len(self._files), "calibrating")

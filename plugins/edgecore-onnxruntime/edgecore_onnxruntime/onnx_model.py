@@ -1,6 +1,7 @@
 """An ONNX file as ONNX Runtime takes it: looked at first, what it would get wrong refused, opened, and what goes in and
-out of it in the contract's words. What onnx's own operator cases found stands here; `benchmarks/onnxruntime_operators.py`
-finds it.
+out of it in the contract's words.
+
+What onnx's own operator cases found stands here; `benchmarks/onnxruntime_operators.py` finds it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError
 
 from edgecore.checkpoint import OnnxGraph, OnnxNode, read_onnx
 from edgecore.contract import CorruptModel, EdgecoreError, TensorSpec, UnsupportedModel
@@ -31,9 +31,11 @@ WRONG: tuple[tuple[str, Callable[[OnnxNode, frozenset[str]], Any], str, str], ..
     ("MaxUnpool", lambda node, fed: len(node.inputs) > 2 and node.inputs[2], "output_shape", "no output_shape"),
     (
         "Resize",
-        lambda node, fed: node.attributes.get("coordinate_transformation_mode") == "align_corners"
-        and len(node.inputs) > 2
-        and node.inputs[2] in fed,
+        lambda node, fed: (
+            node.attributes.get("coordinate_transformation_mode") == "align_corners"
+            and len(node.inputs) > 2
+            and node.inputs[2] in fed
+        ),
         "align_corners and scales that are an input of the model",
         "sizes, or constant scales",
     ),
@@ -43,8 +45,8 @@ called, and what is right."""
 
 
 def read(path: Path, shaped: Collection[str] = ()) -> OnnxGraph:
-    """What the file says, without its weights. Raises `ModelNotFound`, `CorruptModel`, and `UnsupportedModel` for an input
-    or output that is no tensor of numbers, an input without a shape that is none of `shaped`, and for `WRONG`."""
+    """What the file says, without its weights. Raises `ModelNotFound`, `CorruptModel`, and `UnsupportedModel` for an
+    input or output that is no tensor of numbers, an input without a shape that is none of `shaped`, and for `WRONG`."""
     check_file(path)
     graph = read_onnx(path)
     if not graph.nodes:
@@ -83,7 +85,7 @@ def check(path: Path) -> str:
     """What onnx's checker finds wrong with a file, in a line; nothing where it is right."""
     try:
         onnx.checker.check_model(str(path))
-    except (onnx.checker.ValidationError, DecodeError, OSError, ValueError) as error:
+    except (onnx.checker.ValidationError, OSError, ValueError, RuntimeError) as error:
         return " ".join(str(error).split())[:300]
     return ""
 

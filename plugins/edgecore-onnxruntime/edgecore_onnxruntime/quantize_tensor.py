@@ -1,5 +1,5 @@
-"""ONNX Runtime's own quantizer on a tensor model: weights alone in 8 bits with activations measured as they come, weights
-and activations as calibration feeds show their ranges, and the same as an NPU of Qualcomm wants it."""
+"""ONNX Runtime's own quantizer on a tensor model: weights in 8 bits with activations measured as they come, weights and
+activations as calibration feeds show their ranges, and the same as an NPU of Qualcomm wants it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _CALIBRATED = ("calibration_method", "percentile", "subset_size")
 OPTIONS = {
     "int8_dynamic": _EVERYWHERE,
     "int8_static": (*_EVERYWHERE, *_CALIBRATED),
-    **{name: (*_EVERYWHERE, *_CALIBRATED, "wide_names") for name in NPU},
+    **dict.fromkeys(NPU, (*_EVERYWHERE, *_CALIBRATED, "wide_names")),
 }
 FAULTS = (*runtime.ERRORS, AssertionError, LookupError, AttributeError, ArithmeticError)
 """What ONNX Runtime's Python tools raise for a model that they do not know what to do with."""
@@ -163,9 +163,7 @@ def _dynamic(work: Path, options: Mapping[str, Value]) -> ModelProto:
     return onnx.load(to)
 
 
-def _for_npu(
-    model: ModelProto, work: Path, inputs: Specs, outputs: Specs, feeding: Feeding | None
-) -> ModelProto:
+def _for_npu(model: ModelProto, work: Path, inputs: Specs, outputs: Specs, feeding: Feeding | None) -> ModelProto:
     """Shapes as the feeds have them, where they are open; operators put together as QNN has them.
 
     Raises `BadRequest` where the feeds have several.
@@ -190,8 +188,8 @@ def _for_npu(
 
 
 def _overrides(model: ModelProto, weights: QuantType, options: Mapping[str, Value]) -> dict[str, list[dict[str, Any]]]:
-    """What single tensors get: 16 bits for what the operators of `wide_names` answer, and 4 bits for matrices, which the
-    configuration for QNN would leave in the activations' type."""
+    """What single tensors get: 16 bits for what the operators of `wide_names` answer, and 4 bits for matrices, which
+    the configuration for QNN would leave in the activations' type."""
     found: dict[str, list[dict[str, Any]]] = {}
     for node in _named(model, options, "wide_names"):
         found |= {name: [{"quant_type": QuantType.QUInt16}] for name in node.output if name}
@@ -219,7 +217,9 @@ def _check_options(precision: str, options: Mapping[str, Value]) -> None:
         if name not in known:
             raise BadRequest(f"{precision} of a tensor model has no option {name}", supported=", ".join(known))
     if precision == "a16w4" and not options.get("per_channel", True):
-        raise BadRequest("a16w4 needs a scale for each channel: an NPU takes 4 bits no other way", supported="per_channel=true")
+        raise BadRequest(
+            "a16w4 needs a scale for each channel: an NPU takes 4 bits no other way", supported="per_channel=true"
+        )
     if "percentile" in options and options.get("calibration_method") != "percentile":
         raise BadRequest("percentile needs calibration_method=percentile", hint="-O calibration_method=percentile")
 

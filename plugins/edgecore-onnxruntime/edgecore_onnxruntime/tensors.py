@@ -1,4 +1,5 @@
-"""A tensor model opened: arrays in without a copy where ONNX Runtime takes their memory, arrays out that are the caller's.
+"""A tensor model opened: arrays in without a copy where ONNX Runtime takes their memory, arrays out that are the
+caller's.
 
 ONNX Runtime checks shapes but not what a dimension's name promises, reads other byte orders as its own, and raises a
 dozen kinds of errors; the contract's check comes before, and its errors after.
@@ -10,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from edgecore.contract import (
     Artifact,
@@ -99,9 +100,7 @@ class OnnxRuntimeSession(TensorSession):
     def close(self) -> None:
         self._session = None
 
-    def _by_values(
-        self, session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]
-    ) -> dict[str, NDArray[Any]]:
+    def _by_values(self, session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         values = {spec.name: to_value(feeds[spec.name], spec.dtype) for spec in self._inputs}
         answers = session.run_with_ort_values(self._names, values)
         return {spec.name: to_array(value, spec.dtype) for spec, value in zip(self._outputs, answers, strict=True)}
@@ -111,12 +110,11 @@ class OnnxRuntimeSession(TensorSession):
             return DoesNotFit(failed.what, hint="smaller inputs")
         words = runtime.said(error)
         fixed = not any(isinstance(dim, str) for spec in self._inputs for dim in spec.shape)
-        if isinstance(error, runtime.native.NotImplemented) or (fixed and not _about_values(error)):
+        if isinstance(error, native.NotImplemented) or (fixed and not _about_values(error)):
             return UnsupportedModel(f"ONNX Runtime does not compute the model: {words}")
         return BadRequest(f"these inputs do not go together: {words}")
 
 
-
 def _about_values(error: BaseException) -> bool:
     """Whether an operator complains of numbers that it was fed: an index out of range."""
-    return isinstance(error, runtime.native.InvalidArgument)
+    return isinstance(error, native.InvalidArgument)
