@@ -27,7 +27,9 @@ from edgecore.contract import (
     Value,
     hookimpl,
 )
+from edgecore_onnxruntime.installation import check_installation
 
+check_installation()  # Before anything imports onnxruntime: of a broken mixture of wheels that fails, and tells nothing.
 TEXT, HTP, TENSOR = "onnx-genai", "onnx-htp", "onnx"
 
 

@@ -24,6 +24,7 @@ from edgecore.contract import (
     Value,
     usable_threads,
 )
+from edgecore_onnxruntime.installation import check_installation as check_installation
 
 MOST_THREADS = 512
 CPU = "CPUExecutionProvider"
@@ -47,10 +48,7 @@ _LEVELS = {
 
 @cache
 def prepare() -> None:
-    """What concerns the whole process, once: nothing phones home, nothing is logged, the wheels are one wheel."""
-    from edgecore_onnxruntime.installation import check_installation
-
-    check_installation()
+    """What concerns the whole process, once: nothing phones home, nothing is logged."""
     ort.disable_telemetry_events()
     ort.set_default_logger_severity(FATAL)
 
@@ -106,11 +104,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def check_installation() -> None:
-    """Raises `BackendUnavailable`, and the command that mends it, where ONNX Runtime's wheels overwrote each other."""
-    prepare()
 
 
 def said(error: BaseException) -> str:
