@@ -52,7 +52,9 @@ def write_tokenizer(model: Checkpoint, out: Path) -> list[str]:
         "chat_template": tokenizer.chat_template,
         **{f"{short}_token": tokenizer.tokens[token] for short, token in _named(tokenizer).items()},
     }
-    (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    # A null is a fault to readers that take a key's presence for a text.
+    said = {key: value for key, value in settings.items() if value is not None}
+    (out / "tokenizer_config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     return ["tokenizer.json", "tokenizer_config.json"]
 
 
