@@ -49,9 +49,11 @@ def one(path: Path, op: str, kind: int = FLOAT, shape: Any = ("n", 3), **attribu
     return write(path, [node], [value("x", list(shape), kind)], [value("y", None, kind)])
 
 
-def native(path: Path, precision: str = "f32") -> Artifact:
-    return Artifact(path, "openvino", "tensor", "openvino-ir", precision, (PayloadFile(path.name, "model"),))
+def native(path: Path, precision: str = "f32", backend: str = "openvino", format: str = "openvino-ir") -> Artifact:
+    return Artifact(path, backend, "tensor", format, precision, (PayloadFile(path.name, "model"),))
 
 
-def sealed(out: Path, made: Made, precision: str = "f32") -> Artifact:
-    return Artifact(out, "openvino", "tensor", "openvino-ir", precision, made.files, id="test")
+def sealed(
+    out: Path, made: Made, precision: str = "f32", backend: str = "openvino", format: str = "openvino-ir"
+) -> Artifact:
+    return Artifact(out, backend, "tensor", format, precision, made.files, id="test")

@@ -13,8 +13,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from edgecore_onnxruntime import runtime
-from edgecore_onnxruntime.onnx_model import open_session
+from edgecore_onnxruntime import onnx_model, runtime
 
 LARGE = 1 << 30
 """Bytes of weights above which they go to a file of their own: a protobuf message ends at 2 GiB."""
@@ -25,12 +24,11 @@ _CASTS = "InsertedPrecisionFreeCast"
 
 def cleaned(path: Path, work: Path) -> ModelProto:
     """The model of a file; `work` is an empty folder. Raises as `onnx_model.open_session`."""
-    source = onnx.load(path)
+    source = onnx_model.load(path)
     options = runtime.session_options(1, {"graph_optimization": "basic"})
     options.optimized_model_filepath = str(work / "optimized.onnx")
-    if source.ByteSize() > LARGE:
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
-    open_session(path, options)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+    onnx_model.open_session(path, options)
     model = onnx.load(work / "optimized.onnx")
     if not model.graph.node or any(node.name.startswith(_CASTS) for node in model.graph.node):
         model = source

@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgecore.contract import (
@@ -54,14 +53,15 @@ def convert(
         )
     progress(0, 3, "reading")
     graph = onnx_model.read(source, limits.shapes)
-    if fault := onnx_model.check(source):
-        raise onnx_model.refused(source, fault)
-    progress(1, 3, "cleaning")
     with TemporaryDirectory(dir=out) as folder:
         work, path = Path(folder), source
         if limits.shapes:
             path = work / "fixed.onnx"
-            cleaning.write(with_shapes(onnx.load(source), graph.inputs, graph.outputs, limits.shapes), path)
+            model = with_shapes(onnx_model.load(source), graph.inputs, graph.outputs, limits.shapes)
+            cleaning.write(model, path)
+        if fault := onnx_model.check(path):
+            raise onnx_model.refused(source, fault)
+        progress(1, 3, "cleaning")
         try:
             model = cleaning.cleaned(path, work)
         except (UnsupportedModel, CorruptModel) as error:
