@@ -29,7 +29,7 @@ from edgecore.contract import (
 )
 from edgecore_onnxruntime.installation import check_installation
 
-check_installation()  # Before anything imports onnxruntime: of a broken mixture of wheels that fails, and tells nothing.
+check_installation()  # Before the first import of onnxruntime, which of a broken mixture fails and tells nothing.
 TEXT, HTP, TENSOR = "onnx-genai", "onnx-htp", "onnx"
 
 
