@@ -10,15 +10,15 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from edgecore.checkpoint import Decoder
+from support.divergence import Floats, divergence, some_tokens
 
+__all__ = ["EXACT", "Floats", "Model", "divergence", "some_tokens"]
 EXACT = {
     "INFERENCE_PRECISION_HINT": "f32",
     "KV_CACHE_PRECISION": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
     "INFERENCE_NUM_THREADS": "1",
 }
-Floats = NDArray[np.float32]
 
 
 class Model:
@@ -58,14 +58,3 @@ class Model:
         """How many operations of each type the device runs."""
         running = self.compiled.get_runtime_model().get_ordered_ops()
         return Counter(node.get_rt_info()["layerType"].astype(str) for node in running)
-
-
-def divergence(wanted: Floats, found: Floats) -> Floats:
-    """KL of each position."""
-    p, q = (x - x.max(-1, keepdims=True) for x in (wanted.astype(np.float64), found.astype(np.float64)))
-    p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (p, q))
-    return np.asarray((np.exp(p) * (p - q)).sum(-1))
-
-
-def some_tokens(decoder: Decoder, count: int) -> list[int]:
-    return np.random.default_rng(1).integers(0, decoder.vocab_size, count).tolist()

@@ -49,8 +49,8 @@ def convert(
 
 def _computed_otherwise(decoder: Decoder) -> Iterator[str]:
     """What a person should know of how ONNX Runtime computes this model."""
-    if decoder.rope.scaling is RopeScaling.LONGROPE:
-        border = decoder.rope.original_context
+    border = decoder.rope.original_context
+    if decoder.rope.scaling is RopeScaling.LONGROPE and folder.genai_border(decoder) != border:
         yield (
             f"a text that grows past {border} tokens turns all its positions otherwise: edgecore computes it anew, "
             f"onnxruntime_genai keeps its first {border} keys as they were"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgecore.checkpoint import Checkpoint, Decoder, Tokenizer, folder_config, write_tokenizer
+from edgecore.checkpoint import Checkpoint, Decoder, RopeScaling, Tokenizer, folder_config, write_tokenizer
 from edgecore.checkpoint.chat_source import optional_json
 from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.tokenizer import load_tokenizer
@@ -28,7 +28,11 @@ MODEL, WEIGHTS = "model.onnx", "model.onnx.data"
 GENAI = "genai_config.json"
 TEMPLATE = "chat_template.jinja"
 CONFIG, GENERATION = "config.json", "generation_config.json"
+JSON = "tokenizer.json"
+NOT_FOR_GENAI = "without it onnxruntime_genai takes and gives token ids, no text"
 CONFIGS = (CONFIG, GENERATION, GENAI)
+_BORDERS = {"phi3": 4096, "phi3small": 8192}
+"""Model types by which onnxruntime_genai knows where longrope turns a text otherwise."""
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
 """How a config.json says the trained context; the later names are those of GPT-2, MPT, ChatGLM, GPT-J."""
 
@@ -49,13 +53,13 @@ def write_beside(model: Checkpoint, out: Path) -> tuple[list[PayloadFile], list[
     names = [CONFIG, *write_tokenizer(model, out)]
     _write_json(out / CONFIG, folder_config(model, "f16"))
     if tokenizer is None:
-        return payload(names), ["the source has no tokenizer: the folder takes token ids only"]
+        return payload(names), [f"the source has no tokenizer: {NOT_FOR_GENAI}"]
     _write_json(out / GENERATION, _generation(tokenizer, optional_json(out / GENERATION).values))
     names.append(GENERATION)
     if tokenizer.chat_template:
         (out / TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
         names.append(TEMPLATE)
-    return payload(names), []
+    return payload(names), [] if JSON in names else [f"the source has no {JSON}: {NOT_FOR_GENAI}; edgecore does"]
 
 
 def write_genai(model: Checkpoint, out: Path, context: int) -> PayloadFile:
@@ -149,9 +153,16 @@ def _config(folder: Path) -> Fields:
     return Fields(config.file, {**config.values, **text.values}) if text else config
 
 
+def genai_border(decoder: Decoder) -> int:
+    """Tokens after which onnxruntime_genai computes a longrope text anew, as it should; 0: it never does."""
+    return decoder.rope.original_context if _genai_type(decoder) in _BORDERS else 0
+
+
 def _genai_type(decoder: Decoder) -> str:
-    """A type that onnxruntime_genai knows as a decoder with the inputs that ours has."""
-    return "llama"
+    """What onnxruntime_genai does by a model's type, ours needs in one thing only: longrope's border."""
+    longrope = decoder.rope.scaling is RopeScaling.LONGROPE
+    known = [type for type, border in _BORDERS.items() if longrope and border == decoder.rope.original_context]
+    return known[0] if known else "decoder"
 
 
 def _special(model: Checkpoint) -> tuple[Mapping[str, int], list[int]]:
