@@ -150,8 +150,8 @@ class _Parts:
         """activation(gate) * up."""
         match self.decoder.activation:
             case Activation.SILU:
-                # gate * sigmoid(gate) in this order alone: together, HTP makes one operation of them that errs thrice as
-                # much where there are few tokens.
+                # gate * sigmoid(gate) in this order alone: together, HTP makes one operation of them that errs thrice
+                # as much where there are few tokens.
                 return self._mul(self._mul(self._op("Sigmoid", gate), up), gate)
             case Activation.GELU_TANH:
                 return self._mul(self._op("Gelu", gate, approximate="tanh"), up)
