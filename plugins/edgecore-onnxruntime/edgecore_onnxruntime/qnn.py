@@ -13,23 +13,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime as ort
 
-from edgecore.contract import BadRequest, DeviceUnavailable, PlacementRefused, Value
-from edgecore_onnxruntime import runtime
+from edgecore.contract import CorruptModel, DeviceUnavailable, EdgecoreError, PlacementRefused, UnsupportedModel, Value
+from edgecore_onnxruntime import context, runtime, unfit
+from edgecore_onnxruntime.chips import CHIPS, DEVICES, EMULATED, EMULATOR, NPU, chip
+from edgecore_onnxruntime.model_file import check_file
 from edgecore_onnxruntime.placement import QNN, left_over
 
-NPU, EMULATOR = "npu", "npu-emulator"
-DEVICES = (NPU, EMULATOR)
 INSTALL = "pip install 'edgecore-onnxruntime[qnn]'"
-SOCS = {
-    "SM8350": 30, "SM8450": 36, "SC8280X": 37, "SM8475": 42, "SM8550": 43, "SM8650": 57, "SC8380XP": 60, "QCS8550": 66,
-    "SM8635": 68, "SM8750": 69, "SM8735": 85, "SM8850": 87, "SC8480XP": 88, "QCM6490": 93, "SM8845": 97,
-}  # fmt: skip
-"""Qualcomm's number of a chip (`soc_model`) by its name, those with a Hexagon tensor processor."""
-EMULATED = "SM8750"
-"""The chip that the emulator plays where none is named. It must play one: without, float graphs fail or answer
-differently."""
 PROVIDER = (
     "htp_performance_mode", "htp_graph_finalization_optimization_mode", "vtcm_mb", "enable_htp_fp16_precision",
     "qnn_context_priority", "rpc_control_latency",
@@ -55,7 +48,7 @@ def add_npu(
     given = run_options or {}
     chosen = {name: _text(given[name]) for name in PROVIDER if given.get(name) is not None}
     if soc or device == EMULATOR:
-        chosen["soc_model"] = str(soc_model(soc or EMULATED))
+        chosen["soc_model"] = str(CHIPS[chip(soc or EMULATED)])
     chosen["backend_path"] = _package().get_qnn_htp_path()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if allow_fallback else "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -64,34 +57,58 @@ def add_npu(
 
 def open_on_npu(path: Path, threads: int | None, device: str, options: Mapping[str, Value]) -> ort.InferenceSession:
     """A model opened on `npu` or `npu-emulator`, with the `run` options `soc_model`, `allow_fallback` and those of
-    `PROVIDER`. Raises what `add_npu` and `runtime.open_model` do; `PlacementRefused` names the operators that the NPU
-    does not take."""
-    soc, fallback = options.get("soc_model"), bool(options.get("allow_fallback"))
+    `PROVIDER`; one that was compiled ahead of time only for the chip that it was compiled for.
 
-    def opened(allow: bool) -> ort.InferenceSession:
-        session_options = runtime.session_options(threads, options)
-        add_npu(session_options, device, str(soc) if soc else None, options, allow)
-        return runtime.open_model(path, session_options, None)
-
+    Raises what `add_npu`, `runtime.open_model` and `context.check` do; `UnsupportedModel` names the operators that the
+    NPU does not take.
+    """
+    asked = chip(str(options["soc_model"])) if options.get("soc_model") else ""
+    if why := missing(device):
+        raise unavailable(device, why)
+    compiled = check_graph(path)
+    if compiled:
+        context.check(compiled, path, device, asked, versions()["qnn"])
+        asked = asked or compiled.chip
+    session_options = runtime.session_options(threads, options)
+    add_npu(session_options, device, asked, options, bool(options.get("allow_fallback")))
+    if compiled and compiled.graphs > 1:
+        session_options.add_session_config_entry("ep.share_ep_contexts", "1")
     try:
-        return opened(fallback)
+        return runtime.open_model(path, session_options, None)
     except PlacementRefused as error:
-        raise _refused(path, device, left_over(opened(True)), error) from None
+        raise explained(path, device, options, error) from None
 
 
-def soc_model(name: str) -> int:
-    """The number of a chip by its name (`SM8750`) or the number itself. Raises `BadRequest`."""
-    number = SOCS.get(name.upper()) or (int(name) if name.isdecimal() and int(name) in SOCS.values() else None)
-    if number is None:
-        known = ", ".join(f"{chip} ({number})" for chip, number in SOCS.items())
-        raise BadRequest(f"soc_model={name}: no chip with an NPU that QNN compiles for", supported=known)
-    return number
+def check_graph(path: Path) -> context.Context | None:
+    """What a model was compiled for, None where it was not. Raises as `check_file`, `unfit.check`, `context.read`."""
+    check_file(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's own kind derives from nothing else.
+        raise CorruptModel(f"{path}: no ONNX model: {runtime.said(error)}") from None
+    unfit.check(model, path)
+    return context.read(model, path)
+
+
+def explained(path: Path, device: str, options: Mapping[str, Value], error: EdgecoreError) -> EdgecoreError:
+    """Why a model was not opened where nothing may fall back: opened again where all may, to see what stays behind."""
+    again = runtime.session_options(1, options)
+    add_npu(again, device, str(options.get("soc_model") or ""), options, allow_fallback=True)
+    left = left_over(runtime.open_model(path, again, None))
+    if not isinstance(error, PlacementRefused) or not left:
+        return error
+    named = ", ".join(f"{kind} ({number})" if number > 1 else kind for kind, number in left.items())
+    return UnsupportedModel(
+        f"{path.name}: {device} does not take these operators: {named}",
+        supported="operators and types that QNN's HTP backend has for this chip, with fixed shapes",
+        hint="-O allow_fallback=true, which computes them on the CPU and tells the share",
+    )
 
 
 def missing(device: str) -> str:
     """Why a device is not here; empty where it is. Loads the execution provider, no backend of it."""
-    if find_spec("onnxruntime_qnn") is None:
-        return "the package onnxruntime-qnn is not installed"
+    if why := missing_package():
+        return why
     if device == EMULATOR and platform.machine() not in ("x86_64", "AMD64"):
         return "the emulator is part of QNN for x86-64 only"
     try:
@@ -104,31 +121,34 @@ def missing(device: str) -> str:
     return "" if backend.is_file() else f"QNN's HTP backend is missing: {backend.name} beside onnxruntime_qnn"
 
 
+def missing_package() -> str:
+    """What to install, where the execution provider is not; empty where it is."""
+    return "" if find_spec("onnxruntime_qnn") else f"the package onnxruntime-qnn is not installed: {INSTALL}"
+
+
+def versions() -> dict[str, str]:
+    """Of QNN's SDK, which compiles and, in emulation, computes."""
+    return {} if missing_package() else {"qnn": str(_package().build_and_package_info.qnn_version)}
+
+
 def unavailable(device: str, why: str) -> DeviceUnavailable:
     """The error, with the command that helps where there is one."""
-    if find_spec("onnxruntime_qnn") is None:
+    if missing_package():
         return DeviceUnavailable(f"{device} is not here: {why}", supported="cpu", hint=INSTALL)
     here = [name for name in DEVICES if name != device and not missing(name)]
     hint = f"--device {EMULATOR}, which computes the same, hundreds of times slower" if EMULATOR in here else ""
     return DeviceUnavailable(f"{device} is not here: {why}", supported=", ".join(["cpu", *here]), hint=hint)
 
 
-def _refused(path: Path, device: str, left: Mapping[str, int], error: PlacementRefused) -> PlacementRefused:
-    if not left:
-        return error
-    named = ", ".join(f"{kind} ({number})" if number > 1 else kind for kind, number in left.items())
-    return PlacementRefused(
-        f"{path.name}: {device} does not take these operators: {named}",
-        supported="a model whose shapes are fixed, of operators that QNN's HTP backend has",
-        hint="-O allow_fallback=true, which computes them on the CPU and tells the share",
-    )
-
-
 def _ep_devices(device: str) -> list[Any]:
+    """QNN's own, of the kind that the device is. It takes any CPU for itself: with one it computes in emulation, on
+    x86-64, and reaches the NPU by FastRPC on a Snapdragon with Linux, where ONNX Runtime finds no NPU."""
     _register()
     kinds = ort.OrtHardwareDeviceType
-    kind = kinds.NPU if device == NPU else kinds.CPU
-    return [found for found in ort.get_ep_devices() if found.ep_name == QNN and found.device.type == kind]
+    found = [found for found in ort.get_ep_devices() if found.ep_name == QNN]
+    npus = [one for one in found if one.device.type == kinds.NPU]
+    by_cpu = device == EMULATOR or any(Path("/dev").glob("fastrpc-cdsp*"))
+    return npus if device == NPU and npus else [one for one in found if by_cpu and one.device.type == kinds.CPU]
 
 
 @cache
