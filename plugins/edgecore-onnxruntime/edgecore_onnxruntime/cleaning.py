@@ -36,7 +36,8 @@ def cleaned(path: Path, work: Path) -> ModelProto:
 
 
 def restored(model: ModelProto, source: ModelProto) -> ModelProto:
-    """`model` with the source's inputs, outputs and words; weights that the source lists as inputs are none."""
+    """`model` with the source's inputs, outputs and words, and a name for each operator, by which options call it;
+    weights that the source lists as inputs are none."""
     made = ModelProto()
     made.CopyFrom(model)
     weights = {tensor.name for tensor in source.graph.initializer}
@@ -44,6 +45,11 @@ def restored(model: ModelProto, source: ModelProto) -> ModelProto:
     for field, values in ((made.graph.input, inputs), (made.graph.output, outputs)):
         del field[:]
         field.extend(values)
+    taken = {node.name for node in made.graph.node}
+    for number, node in enumerate(made.graph.node):
+        if not node.name:
+            name = f"{node.op_type}_{number}"
+            node.name = name if name not in taken else f"{name}_edgecore"
     used = {node.domain for node in _nodes(made.graph)} | {"", *(f.domain for f in made.functions)}
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
     del made.opset_import[:], made.metadata_props[:]

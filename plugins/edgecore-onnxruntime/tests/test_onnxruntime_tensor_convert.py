@@ -200,7 +200,10 @@ def test_what_needs_no_computing_at_run_time_is_gone(onnxruntime: Any, tmp_path:
     assert [node.op_type for node in model.graph.node] == ["Conv", "Mul"]
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
     feeds = {"x": draw.standard_normal((2, 3, 5, 8)).astype(np.float32)}
-    with onnxruntime.run(native(path, backend="onnxruntime", format="onnx")) as source, onnxruntime.run(artifact) as got:
+    with (
+        onnxruntime.run(native(path, backend="onnxruntime", format="onnx")) as source,
+        onnxruntime.run(artifact) as got,
+    ):
         assert got.inputs == source.inputs
         assert got.outputs == source.outputs
         np.testing.assert_allclose(got(feeds)["y"], source(feeds)["y"], rtol=1e-5, atol=1e-5)
