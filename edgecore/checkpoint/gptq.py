@@ -45,16 +45,19 @@ class Rounded:
         return np.asarray((whole * self.scale[..., None].astype(np.float32)).reshape(rows, -1))
 
 
-def gptq(weights: Floats, used: Floats, group: int, symmetric: bool, bits: int = 4) -> Rounded:
+def gptq(
+    weights: Floats, used: Floats, group: int, symmetric: bool, bits: int = 4, positive: bool = False
+) -> Rounded:
     """`weights` (rows, columns) in so many bits, at most 8.
 
     used:      (columns, columns), the mean of x x^T over the inputs that the matrix is multiplied with.
     group:     neighbouring columns that share a scale; divides them.
     symmetric: the zero point is the middle level everywhere, else searched for with the scale.
+    positive:  scales are, for runtimes that take no others: of a symmetric group the lowest level may stay unused.
     """
     columns, most = weights.shape[1], (1 << bits) - 1
     importance = np.maximum(np.diag(used), 1e-12)
-    scale, zero = search_scales(weights, importance, group, symmetric, most)
+    scale, zero = search_scales(weights, importance, group, symmetric, most, positive=positive)
     order = np.argsort(-importance, kind="stable")
     back = _compensation(used[np.ix_(order, order)].astype(np.float64))
     left = np.ascontiguousarray(weights.T[order], np.float32)
@@ -87,7 +90,8 @@ def _compensation(used: NDArray[np.float64]) -> Floats:
 
 
 def search_scales(
-    weights: Floats, importance: Floats, group: int, symmetric: bool, most: int, shrink: Floats = SHRINK
+    weights: Floats, importance: Floats, group: int, symmetric: bool, most: int, shrink: Floats = SHRINK,
+    positive: bool = False,
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
     """Scale and zero point of every group, (rows, groups): of several ranges the one that loses least, each column's
     error weighted by how much it is used. A narrower range cuts the largest weights and rounds the others better.
@@ -102,7 +106,7 @@ def search_scales(
         low, high = np.minimum(part.min(-1), 0), np.maximum(part.max(-1), 0)
         least = np.full(low.shape, np.inf, np.float32)
         for share in shrink:
-            s, z = _range(low * share, high * share, symmetric, most)
+            s, z = _range(low * share, high * share, symmetric, most, positive)
             whole = np.clip(np.rint(part / s[..., None]) + z[..., None], 0, most) - z[..., None]
             error = np.einsum("rgc,gc->rg", (whole * s[..., None] - part) ** 2, weight)
             better = error < least
@@ -112,10 +116,12 @@ def search_scales(
     return scale, zero
 
 
-def _range(low: Floats, high: Floats, symmetric: bool, most: int) -> tuple[Floats, Floats]:
+def _range(low: Floats, high: Floats, symmetric: bool, most: int, positive: bool) -> tuple[Floats, Floats]:
     """Scale and zero point that cover low to high. Symmetric: the larger end becomes level 0, as runtimes have it."""
     middle = (most + 1) // 2
     width = np.where(-low >= high, low, high) / -middle if symmetric else (high - low) / most
+    if symmetric and positive:
+        width = np.maximum(-low / middle, high / (most - middle))
     # Not below what float16 holds: a group of zeros has no width.
     scale = np.where(np.abs(width) < 1e-7, 1e-7, width).astype(np.float16).astype(np.float32)
     zero = np.full_like(low, middle) if symmetric else np.clip(np.rint(-low / scale), 0, most)
