@@ -23,6 +23,18 @@ Buffer: TypeAlias = "mmap.mmap | bytes"
 _MODEL = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """ModelProto: field -> wire type. 1 is ir_version, 7 the graph."""
 _GRAPH, _INITIALIZER, _NODE, _EXTERNAL = 7, 5, 1, 13
+_INSIDE = {
+    "graph": {1: "node", 5: "tensor", 15: "sparse"}, "function": {7: "node"}, "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}  # fmt: skip
+"""Messages that hold tensors: field -> what it is."""
+_DEEPEST = 100
+"""Messages in messages; protobuf's own parsers stop there."""
+_BITS = {
+    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16, 17: 8,
+    18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2, 27: 6, 28: 6,
+}  # fmt: skip
 _DATA_TYPES = {
     1: "f32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 10: "f16", 11: "f64", 16: "bf16",
     17: "f8e4m3", 19: "f8e5m2", 21: "uint4", 22: "int4", 23: "f4e2m1",
@@ -85,14 +97,21 @@ def looks_like_onnx(start: bytes) -> bool:
 
 
 def read_header(path: Path) -> OnnxHeader:
-    """Raises `CorruptModel` for a truncated file, for one without a graph, and for weights that lie outside."""
-    header = _open(path)
-    for name in header.external:
+    """Raises `CorruptModel` for a truncated file, for one without a graph, and for weights that are missing, cut off or
+    outside its folder."""
+    header, needed = _open(path)
+    folders = {
+        path.parent.resolve(),
+        path.resolve().parent,
+    }  # The second of a file that is a link, as in a hub's cache.
+    for name, size in needed.items():
         beside = (path.parent / name).resolve()
-        if not beside.is_relative_to(path.parent.resolve()):
+        if not any(beside.is_relative_to(folder) for folder in folders):
             raise CorruptModel(f"{path} takes weights from {name!r}, outside its folder")
         if not beside.is_file():
             raise CorruptModel(f"{path} takes weights from {name}, which is not beside it")
+        if (held := beside.stat().st_size) < size:
+            raise CorruptModel(f"{beside} holds {held:,} bytes, {path.name} speaks of {size:,}: it is truncated")
     return header
 
 
@@ -111,10 +130,11 @@ def external_files(path: Path) -> tuple[str, ...]:
     """`OnnxHeader.external` whether or not those files are there; empty for a file that is not ONNX."""
     with path.open("rb") as file:
         start = file.read(256)
-    return _open(path).external if looks_like_onnx(start) else ()
+    return _open(path)[0].external if looks_like_onnx(start) else ()
 
 
-def _open(path: Path) -> OnnxHeader:
+def _open(path: Path) -> tuple[OnnxHeader, dict[str, int]]:
+    """What the file says, and how many bytes each file beside it must hold."""
     if path.stat().st_size == 0:
         raise CorruptModel(f"{path} is empty", hint="fetch it again")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -124,28 +144,40 @@ def _open(path: Path) -> OnnxHeader:
             raise CorruptModel(f"{path} is truncated or damaged: {error}", hint="fetch it again") from error
 
 
-def _read(data: Buffer) -> OnnxHeader:
+def _read(data: Buffer) -> tuple[OnnxHeader, dict[str, int]]:
     elements: Counter[int] = Counter()
-    external: dict[str, None] = {}
+    external: dict[str, int] = {}
     graphs = 0
     for number, wire, start, end in _fields(data, 0, len(data)):
         if _MODEL.get(number, wire) != wire:
             raise NotOnnx(f"field {number} of ModelProto has wire type {wire}")
-        if number != _GRAPH:
-            continue
-        graphs += 1
-        for inner, inner_wire, at, until in _fields(data, start, end):
-            if inner == _INITIALIZER and inner_wire == 2:
-                _tensor(data, at, until, elements, external)
+        graphs += number == _GRAPH
+        if number in (_GRAPH, 25):
+            _tensors(data, start, end, "graph" if number == _GRAPH else "function", elements, external)
     if not graphs:
         raise NotOnnx("it has no graph")
     dominant = elements.most_common(1)[0][0] if elements else 0
-    return OnnxHeader(_DATA_TYPES.get(dominant, ""), tuple(external))
+    return OnnxHeader(_DATA_TYPES.get(dominant, ""), tuple(external)), external
 
 
-def _tensor(data: Buffer, start: int, end: int, elements: Counter[int], external: dict[str, None]) -> None:
+def _tensors(
+    data: Buffer, start: int, end: int, kind: str, elements: Counter[int], external: dict[str, int], depth: int = 1
+) -> None:
+    """Every tensor within a message; the elements of a graph's own initializers are counted."""
+    if depth > _DEEPEST:
+        raise NotOnnx(f"it is more than {_DEEPEST} messages deep")
+    for number, wire, at, until in _fields(data, start, end):
+        inner = _INSIDE[kind].get(number) if wire == 2 else None
+        if inner == "tensor":
+            _tensor(data, at, until, elements if depth == 1 else Counter(), external)
+        elif inner:
+            _tensors(data, at, until, inner, elements, external, depth + 1)
+
+
+def _tensor(data: Buffer, start: int, end: int, elements: Counter[int], external: dict[str, int]) -> None:
     """TensorProto: dims 1, data_type 2, external_data 13 (key 1, value 2)."""
     count, kind = 1, 0
+    entries: dict[str, str] = {}
     for number, wire, at, until in _fields(data, start, end):
         if number == 1 and wire == 0:
             count *= at
@@ -157,10 +189,21 @@ def _tensor(data: Buffer, start: int, end: int, elements: Counter[int], external
             kind = at
         elif number == _EXTERNAL and wire == 2:
             pair = (f for f in _fields(data, at, until) if f[1] == 2)
-            entry = {field: bytes(data[a:b]).decode("utf-8", "replace") for field, _, a, b in pair}
-            if entry.get(1) == "location":
-                external[entry.get(2, "")] = None
+            entry = {field: _text(data, a, b) for field, _, a, b in pair}
+            entries[entry.get(1, "")] = entry.get(2, "")
     elements[kind] += count
+    if (name := entries.get("location")) is not None:
+        size = _number(entries, "length", -(-count * _BITS.get(kind, 0) // 8))
+        external[name] = max(external.get(name, 0), _number(entries, "offset", 0) + size)
+
+
+def _number(entries: Mapping[str, str], key: str, default: int) -> int:
+    text = entries.get(key)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise NotOnnx(f"external_data: {key} is {text[:40]!r}")
+    return int(text)
 
 
 def _graph(data: Buffer) -> OnnxGraph:
