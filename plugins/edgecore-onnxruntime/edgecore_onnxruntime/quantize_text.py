@@ -41,7 +41,7 @@ from edgecore_onnxruntime.folder import (
 from edgecore_onnxruntime.matrices import Matrix, Source
 from edgecore_onnxruntime.model_file import check_file
 from edgecore_onnxruntime.own_text import own_text
-from edgecore_onnxruntime.recipe import GPTQ, Recipe, block_of, recipe
+from edgecore_onnxruntime.recipe import GPTQ, Recipe, affordable, block_of, recipe
 from edgecore_onnxruntime.rounding import rounded
 from edgecore_onnxruntime.usage import Inputs, Pieces, walk
 from edgecore_onnxruntime.weights import measure
@@ -64,6 +64,8 @@ def quantize(
         raise BadRequest("a calibration text and self_calibration", supported="one of them")
     wanted = recipe(precision, options, own or calibration is not None)
     source, matrices = _source(artifact, wanted)
+    if "wide" not in options:
+        wanted = affordable(wanted, {m.name: (m.rows, m.columns) for m in matrices if m.in_layer})
     pieces = _pieces(artifact, source.folder, calibration, options, progress) if wanted.algorithm == GPTQ else None
     with full_disk(out):
         work = _Work(source, wanted, out / WEIGHTS)
@@ -101,7 +103,8 @@ class _Work:
             block = block_of(inputs.columns, self.wanted.block_size)
             more = -inputs.columns % block
             together = np.concatenate([self.source.weights(matrix) for matrix in alike])
-            made = gptq(_wider(together, more), np.pad(used, (0, more)), block, self.wanted.symmetric, bits)
+            symmetric = self.wanted.symmetric_of(alike[0].name)
+            made = gptq(_wider(together, more), np.pad(used, (0, more)), block, symmetric, bits)
             start = 0
             for matrix in alike:
                 part = made.rows(start, start + matrix.rows)
@@ -117,14 +120,15 @@ class _Work:
             progress(done, len(left), "rounding")
             bits, block = self.wanted.bits_of(matrix.name), block_of(matrix.columns, self.wanted.block_size)
             weights = _wider(self.source.weights(matrix), -matrix.columns % block)
-            self._store(matrix, rounded(weights, block, self.wanted.symmetric, bits, algorithm), bits, block)
+            symmetric = self.wanted.symmetric_of(matrix.name)
+            self._store(matrix, rounded(weights, block, symmetric, bits, algorithm), bits, block)
 
     def _store(self, matrix: Matrix, made: Rounded, bits: int, block: int) -> None:
         if not np.isfinite(made.scale).all():
             raise UnsupportedPrecision(
                 f"{matrix.name!r} holds weights too large for scales in float16", supported="f32"
             )
-        packed = nbits.pack(made, bits, self.wanted.symmetric)
+        packed = nbits.pack(made, bits, self.wanted.symmetric_of(matrix.name))
         self.made[matrix.name] = small.stored(matrix, packed, bits, block, self.weights)
 
     def finish(self, file: Path) -> None:

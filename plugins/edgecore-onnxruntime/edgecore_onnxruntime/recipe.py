@@ -7,13 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgecore.contract import BadRequest, UnsupportedPrecision, Value
+from edgecore_onnxruntime import nbits
 
 GPTQ = "gptq"
 ALGORITHMS = ("rtn", "mse", "k_quant", GPTQ)
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LEAST_BLOCK, MOST_BLOCK = 16, 256
-NAMES = ("block_size", "symmetric", "algorithm", "embedding", "wide", "accuracy_level")
+MOST_BITS = 1.24
+"""Times the nominal bits; the core refuses more than 1.25."""
+NAMES = ("block_size", "symmetric", "algorithm", "embedding", "wide", "accuracy_level", "self_calibration")
 """Options of the recipe."""
+WITH_TEXT = ("int4",)
+"""Precisions for which a calibration text means GPTQ, where the user does not choose otherwise."""
+FIXED: Mapping[str, tuple[str, ...]] = {"int8": ("wide", "self_calibration")}
+"""Options that a precision does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,7 @@ class Recipe:
     block_size: int = 32
     """Neighbours in a row that share a scale."""
     symmetric: bool = False
-    """No zero points: the middle level is zero."""
+    """No zero points: the middle level is zero. Of matrices in `bits`; those with more have none anyway."""
     algorithm: str = "mse"
     embedding: int = 8
     """Bits of embedding and output head; 0 leaves them."""
@@ -32,6 +39,9 @@ class Recipe:
     """Projections that have 8 bits."""
     accuracy_level: int = 4
     """How kernels compute: 1 in float32, 4 with activations rounded to 8 bits, a scale a block."""
+
+    def symmetric_of(self, name: str) -> bool:
+        return self.symmetric or self.bits_of(name) > self.bits
 
     def bits_of(self, name: str) -> int:
         """Of a matrix by its canonical name."""
@@ -42,7 +52,7 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "int8": Recipe(8, symmetric=True, embedding=8),
-    "int4": Recipe(4, embedding=4),
+    "int4": Recipe(4, embedding=4, wide=("v_proj",)),
 }
 
 
@@ -50,16 +60,23 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> R
     """The recipe of `precision` with the user's options. Raises `UnsupportedPrecision`, `BadRequest`."""
     if precision not in RECIPES:
         raise UnsupportedPrecision(f"quantize does not make {precision!r}", supported=", ".join(RECIPES))
-    found = RECIPES[precision]
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name in NAMES}
+    if fixed := [name for name in chosen if name in FIXED.get(precision, ())]:
+        free = [name for name in NAMES if name not in FIXED[precision]]
+        raise BadRequest(f"{precision} has no option {fixed[0]}", supported=", ".join(free))
+    chosen.pop("self_calibration", None)
     if "wide" in chosen:
-        chosen["wide"] = _projections(str(chosen["wide"]), found)
+        chosen["wide"] = _projections(str(chosen["wide"]))
     if "embedding" in chosen:
         chosen["embedding"] = {"int4": 4, "int8": 8, "none": 0}[str(chosen["embedding"])]
     _check_block(chosen.get("block_size"))
-    if calibration and "algorithm" not in chosen:
+    if calibration and precision in WITH_TEXT and "algorithm" not in chosen:
         chosen["algorithm"] = GPTQ
-    found = replace(found, **chosen)
+    found = replace(RECIPES[precision], **chosen)
+    if found.algorithm == GPTQ and precision not in WITH_TEXT:
+        raise BadRequest(
+            f"{precision} has no gptq: rounding loses too little to make up for", supported="rtn, mse, k_quant"
+        )
     if found.algorithm == GPTQ and not calibration:
         raise BadRequest(
             "gptq measures activations, and no text was given to measure them on",
@@ -69,6 +86,21 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> R
     if found.algorithm == "k_quant" and found.symmetric:
         raise BadRequest("k_quant searches for zero points, and symmetric=true has none", supported="rtn, mse, gptq")
     return found
+
+
+def affordable(found: Recipe, sizes: Mapping[str, tuple[int, int]]) -> Recipe:
+    """Without wide matrices where they would make more of the layers than a precision of so many bits may.
+
+    sizes: of the layers' matrices by name, rows and columns.
+    """
+    if not found.wide:
+        return found
+    total = sum(
+        nbits.nbytes(rows, columns, block_of(columns, found.block_size), found.bits_of(name), found.symmetric_of(name))
+        for name, (rows, columns) in sizes.items()
+    )
+    bits = 8 * total / sum(rows * columns for rows, columns in sizes.values())
+    return found if bits <= MOST_BITS * found.bits else replace(found, wide=())
 
 
 def block_of(columns: int, asked: int) -> int:
@@ -82,10 +114,8 @@ def _check_block(size: Value | None) -> None:
         raise BadRequest(f"block_size={size}", supported=f"a power of two from {LEAST_BLOCK} to {MOST_BLOCK}")
 
 
-def _projections(given: str, found: Recipe) -> tuple[str, ...]:
+def _projections(given: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in given.split(",") if name.strip())
     if wrong := [name for name in names if name not in PROJECTIONS]:
         raise BadRequest(f"wide={given}: {wrong[0]!r} is no projection", supported=", ".join(PROJECTIONS))
-    if found.bits == 8 and names:
-        raise BadRequest("int8 has no option wide: all of its matrices have 8 bits", supported="int4")
     return names

@@ -53,7 +53,9 @@ def _equal(weights: Floats) -> Floats:
 
 def _k_quant(weights: Floats, block: int, symmetric: bool, most: int) -> Found:
     """llama.cpp's search (`make_qkx2_quants`): levels for several ranges, and for each of them the scale and the least
-    number that fit best, large weights counting for more. There are no zero points to fit where it is symmetric."""
+    number that fit best, large weights counting for more. What has no zero points has no least number to fit."""
+    if symmetric:
+        return _mse(weights, block, symmetric, most)
     x = weights.reshape(-1, block)
     weight = np.sqrt((x**2).mean(1, keepdims=True)) + np.abs(x)
     low = np.minimum(x.min(1, keepdims=True), 0)

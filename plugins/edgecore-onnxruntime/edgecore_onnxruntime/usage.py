@@ -50,68 +50,79 @@ def walk(source: Source, matrices: Sequence[Matrix], pieces: Pieces, rounded: Ro
     Raises `UnsupportedModel` for a graph that has no layers by name.
     """
     cuts = _cuts(source)
-    runs = _Runs(pieces, 2 * len(cuts) - 1, progress)
-    states = _embedded(source, matrices, cuts[0], runs)
+    runs = _Runs(pieces, 2 * len(cuts), progress)
+    states = _embedded(source, matrices, cuts[0].live, runs)
     for layer, inputs in enumerate(_inputs(source, matrices, cuts)):
-        now, after = cuts[layer], cuts[layer + 1 : layer + 2]
+        after = cuts[layer + 1].live if layer + 1 < len(cuts) else ()
         every = [matrix for some in inputs for matrix in some.matrices] if after else []
-        weights = {_multiplied(source, matrix): source.weights(matrix).T for matrix in every}
-        given = {now: TensorProto.FLOAT, **dict.fromkeys(weights, TensorProto.FLOAT)}
+        weights = {_multiplied(matrix): source.weights(matrix).T for matrix in every}
+        given = dict.fromkeys((*cuts[layer].live, *weights), TensorProto.FLOAT)
         used = [np.zeros((some.columns, some.columns), np.float32) for some in inputs]
         measured = _Part(source, given, [some.value for some in inputs])
-        for values in runs.of(measured, [{now: state, **weights} for state in states]):
-            for total, x in zip(used, values, strict=True):
-                x = x.reshape(-1, x.shape[-1])
+        for values in runs.of(measured, [state | weights for state in states]):
+            for some, total in zip(inputs, used, strict=True):
+                x = values[some.value].reshape(-1, some.columns)
                 total += x.T @ x
         for some, total in zip(inputs, used, strict=True):
             made = rounded(some, total / np.float32(sum(map(len, pieces))))
-            if after:
-                weights |= {
-                    _multiplied(source, m): np.ascontiguousarray(w.T) for m, w in zip(some.matrices, made, strict=True)
-                }
+            for matrix, now in zip(some.matrices, made, strict=True) if after else ():
+                weights[_multiplied(matrix)] = np.ascontiguousarray(now.T)
         if after:
-            part = _Part(source, given, after)
-            states = [values[0] for values in runs.of(part, [{now: state, **weights} for state in states])]
+            states = list(runs.of(_Part(source, given, after), [state | weights for state in states]))
 
 
-def _cuts(source: Source) -> list[str]:
-    """What goes into every layer, and into the last norm."""
-    names = [(node.name, node.input[0]) for node in source.model.graph.node if node.input]
-    cuts = [value for name, value in names if _FIRST_NORM.fullmatch(name)]
-    last = [value for name, value in names if name == _LAST_NORM]
-    if not cuts or not last:
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Before a node: what of the text's values is computed by then and read later."""
+
+    position: int
+    live: tuple[str, ...]
+
+
+def _cuts(source: Source) -> list[_Cut]:
+    """Before the first norm of every layer, and before the last norm."""
+    nodes = source.model.graph.node
+    names = [node.name for node in nodes]
+    positions = [at for at, name in enumerate(names) if _FIRST_NORM.fullmatch(name)]
+    if not positions or _LAST_NORM not in names:
         raise UnsupportedModel("the graph has no layers by name", supported="text models that edgecore converted")
-    return [*cuts, *last]
+    made, last = {"input_ids": -1}, dict[str, int]()
+    for at, node in enumerate(nodes):
+        last |= dict.fromkeys(node.input, at)
+        if any(name in made for name in node.input):
+            made |= dict.fromkeys(node.output, at)
+    return [
+        _Cut(at, tuple(name for name, start in made.items() if 0 <= start < at <= last.get(name, -1)))
+        for at in (*positions, names.index(_LAST_NORM))
+    ]
 
 
-def _inputs(source: Source, matrices: Sequence[Matrix], cuts: Sequence[str]) -> Iterator[list[Inputs]]:
-    """What each cut leads to, in the order of the computation."""
-    order = {out: at for at, node in enumerate(source.model.graph.node) for out in node.output}
+def _inputs(source: Source, matrices: Sequence[Matrix], cuts: Sequence[_Cut]) -> Iterator[list[Inputs]]:
+    """What is multiplied behind each cut and before the next, in the order of the computation."""
+    made = {name: at for at, node in enumerate(source.model.graph.node) for name in node.output}
     found: dict[str, list[Matrix]] = {}
     for matrix in matrices:
         for node in matrix.multiplied:
             found.setdefault(node.input[0], []).append(matrix)
-    ends = [*(order[cut] for cut in cuts[1:]), len(source.model.graph.node)]
-    starts = [-1, *ends[:-1]]
-    for start, end in zip(starts, ends, strict=True):
-        yield [Inputs(v, tuple(some)) for v, some in found.items() if start < order[v] < end]
+    for start, end in zip(cuts, [*(cut.position for cut in cuts[1:]), len(made)], strict=True):
+        yield [Inputs(v, tuple(some)) for v, some in found.items() if start.position <= made[v] < end]
 
 
-def _multiplied(source: Source, matrix: Matrix) -> str:
+def _multiplied(matrix: Matrix) -> str:
     """The value, (columns, rows) in float32, that the matrix is multiplied as."""
     return str(matrix.multiplied[0].input[1])
 
 
-def _embedded(source: Source, matrices: Sequence[Matrix], first: str, runs: _Runs) -> list[NDArray[Any]]:
+def _embedded(source: Source, matrices: Sequence[Matrix], first: Sequence[str], runs: _Runs) -> list[Feeds]:
     """What goes into the first layer. Rows are looked up here: a table may be larger than a graph without files."""
     looked_up = [(matrix, node) for matrix in matrices for node in matrix.looked_up]
     given = {node.output[0]: source.initializers[matrix.name].data_type for matrix, node in looked_up}
-    part = _Part(source, given, [first])
+    part = _Part(source, given, first)
     rows = [
         {node.output[0]: source.read(matrix.name)[np.array([piece])] for matrix, node in looked_up}
         for piece in runs.pieces
     ]
-    return [values[0] for values in runs.of(part, rows)]
+    return list(runs.of(part, rows))
 
 
 @dataclass
@@ -123,7 +134,7 @@ class _Runs:
     progress: Progress
     done: int = 0
 
-    def of(self, part: _Part, given: Sequence[Feeds]) -> Iterator[list[NDArray[Any]]]:
+    def of(self, part: _Part, given: Sequence[Feeds]) -> Iterator[Feeds]:
         self.done += 1
         for number, (piece, feeds) in enumerate(zip(self.pieces, given, strict=True)):
             self.progress((self.done - 1) * len(self.pieces) + number, self.times * len(self.pieces), _MEASURING)
@@ -158,10 +169,10 @@ class _Part:
         except runtime.ERRORS as error:
             raise runtime.unopened(source.folder, error) from None
 
-    def run(self, piece: Sequence[int], given: Feeds) -> list[NDArray[Any]]:
+    def run(self, piece: Sequence[int], given: Feeds) -> Feeds:
         feeds = {name: given[name] if name in given else _feed(port, piece) for name, port in self._ports.items()}
         try:
-            return list(self._session.run(self._wanted, feeds))
+            return dict(zip(self._wanted, self._session.run(self._wanted, feeds), strict=True))
         except runtime.ERRORS as error:
             raise runtime.failed(error) from None
 
