@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgecore.contract import Artifact, DeviceUnavailable, DoesNotFit, TextSession, Value
-from edgecore_onnxruntime import htp_folder, qnn
+from edgecore_onnxruntime import htp_folder
+from edgecore_onnxruntime.chips import DEVICES
+from edgecore_onnxruntime.htp_cache import open_kept
 from edgecore_onnxruntime.htp_network import Network
 from edgecore_onnxruntime.session import OnnxruntimeSession, Opened
 
@@ -15,15 +17,15 @@ def open_session(
     artifact: Artifact, device: str, context_length: int | None, threads: int | None, options: Mapping[str, Value]
 ) -> TextSession:
     """Raises `DeviceUnavailable`, `PlacementRefused`, `ModelNotFound`, `CorruptModel`, `BadRequest`, `DoesNotFit`."""
-    if device not in qnn.DEVICES:
+    if device not in DEVICES:
         raise DeviceUnavailable(
             f"{artifact.format} does not run on {device}: its shapes are fixed for an NPU",
-            supported=", ".join(qnn.DEVICES),
+            supported=", ".join(DEVICES),
             hint="edgecore convert MODEL --to onnxruntime --format onnx-genai",
         )
     folder = _folder(artifact)
     length = chosen_context(htp_folder.read(folder).context, context_length)
-    network = Network(folder, lambda file: qnn.open_on_npu(file, threads, device, options), device)
+    network = Network(folder, lambda file: open_kept(artifact, file, threads, device, options), device)
     conditions = {
         "device": device,
         "context": str(network.description.context),
