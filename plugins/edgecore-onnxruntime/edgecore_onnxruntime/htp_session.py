@@ -28,7 +28,8 @@ def open_session(
     network = Network(folder, lambda file: open_kept(artifact, file, threads, device, options), device)
     conditions = {
         "device": device,
-        "context": str(network.description.context),
+        "threads": "unknown",
+        "context": str(length),
         "compute": artifact.precision,
         "kv_cache": network.kv_type,
     }
