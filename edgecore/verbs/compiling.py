@@ -1,8 +1,8 @@
 """build for a profile: what build makes, compiled ahead of time for a machine that need not be here.
 
 The model is converted, quantized and compared as always; then the backend that suits the profile compiles it, and the
-result is an artifact of its own that says what it requires. Where its device is here it is compared again. Where not,
-nobody has seen it run: it is unverified, and kept only on request.
+result is an artifact of its own that says what it requires. Where its device is here, or an emulator of it, it is
+compared again. Where not, nobody has seen it run: it is unverified, and kept only on request.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     described = profile(making.profile)
     entry, suited = suitable(described, making.backend)
     with connect(entry, memory_limit=making.memory_limit) as backend:
-        away = _away(backend, described, suited)
+        seen, away = _seen_on(backend, described, suited)
         if away:
             verifying.enforce(Assessment.unverified(away), _named(entry, making.precision or "the model"), making)
         names = {option.name for option in entry.ready_manifest.options_of("compile")}
@@ -61,7 +61,7 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
                 supported=f"a source, or what {entry.name} made of one",
             )
         source = target.source or verifying.source_of(base, making.offline, on_progress)
-        return _compiled(backend, base, source, described, suited, options, away, making, on_progress)
+        return _compiled(backend, base, source, described, suited, options, seen, making, on_progress)
 
 
 def suitable(described: Profile, name: str | None) -> tuple[Entry, Suited]:
@@ -87,13 +87,18 @@ def suitable(described: Profile, name: str | None) -> tuple[Entry, Suited]:
     raise CannotDo(f"{what}: what build makes is compiled where it runs", hint="the same command without --profile")
 
 
-def _away(backend: Backend, described: Profile, suited: Suited) -> str:
-    """Why what is compiled for the device cannot be run and compared here; empty where it can."""
-    device = next((d for d in backend.probe().devices if d.name == suited.device), None)
-    if device is not None and device.available:
-        return ""
-    why = f": {device.reason}" if device and device.reason else ""
-    return f"compiled for the {suited.device} of {described.title}, which is not here{why}"
+def _seen_on(backend: Backend, described: Profile, suited: Suited) -> tuple[str, str]:
+    """The device on which what is compiled can be compared here: its own, else an emulator that is claimed for the same
+    formats. Or why it cannot."""
+    manifest, probed = backend.entry.ready_manifest, {d.name: d for d in backend.probe().devices}
+    formats = {claim.format for claim in manifest.claims if claim.device == suited.device}
+    same = {claim.device for claim in manifest.claims if claim.format in formats}
+    for name in (suited.device, *(d.name for d in manifest.devices if d.emulated and d.name in same)):
+        if name in probed and probed[name].available:
+            return name, ""
+    reason = probed[suited.device].reason if suited.device in probed else ""
+    why = f": {reason}" if reason else ""
+    return "", f"compiled for the {suited.device} of {described.title}, which is not here{why}"
 
 
 def _compiled(
@@ -103,7 +108,7 @@ def _compiled(
     described: Profile,
     suited: Suited,
     options: Mapping[str, Value],
-    away: str,
+    seen: str,
     making: Making,
     progress: Progress,
 ) -> Artifact:
@@ -131,14 +136,15 @@ def _compiled(
         return make.artifact_from(staging, made, step, chain, base.task, base.family, base.context_length)
 
     def compared(artifact: Artifact) -> dict[str, Any]:
-        assessment = Assessment.unverified(away) if away else _judged(artifact)
+        away = f"compiled for {described.title}, which is not here"
+        assessment = _judged(artifact) if seen else Assessment.unverified(away)
         verifying.enforce(assessment, artifact, making)
         return verifying.record(backend, artifact, assessment, "quick")
 
     def _judged(artifact: Artifact) -> Assessment:
         declared = verifying.declared_precision(backend, artifact)
         try:
-            return verifying.judge(backend, artifact, source, declared, "quick", progress, device=suited.device)
+            return verifying.judge(backend, artifact, source, declared, "quick", progress, device=seen)
         except (DeviceUnavailable, PlacementRefused) as error:
             return Assessment.unverified(f"compiled for {described.title}, and it does not run here: {error.what}")
 
