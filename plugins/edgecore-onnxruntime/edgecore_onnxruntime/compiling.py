@@ -38,7 +38,6 @@ SOURCES = {"onnx": TENSOR, "onnx-htp": TEXT}
 """Formats that are compiled, and what they become."""
 MODEL = "model.onnx"
 GRAPHS = (htp_folder.PREFILL, htp_folder.DECODE)
-NPU_OPTIONS = ("vtcm_mb", "htp_graph_finalization_optimization_mode")
 
 
 def compile(
@@ -102,8 +101,7 @@ def _check(artifact: Artifact, device: str) -> None:
 def _compile(source: Path, to: Path, options: Mapping[str, Value], shared: bool, last: bool) -> None:
     """One graph. Those that share weights are compiled one after another, and the last one writes them all."""
     made = runtime.session_options(None, {})
-    npu = {name: options[name] for name in NPU_OPTIONS if options.get(name) is not None}
-    qnn.add_npu(made, EMULATOR, str(options["soc_model"]), npu)
+    qnn.add_npu(made, EMULATOR, str(options["soc_model"]), options)
     if shared:
         made.add_session_config_entry("ep.share_ep_contexts", "1")
         made.add_session_config_entry("ep.stop_share_ep_contexts", "1" if last else "0")

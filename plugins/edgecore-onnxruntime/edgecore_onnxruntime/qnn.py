@@ -23,10 +23,7 @@ from edgecore_onnxruntime.model_file import check_file
 from edgecore_onnxruntime.placement import QNN, left_over
 
 INSTALL = "pip install 'edgecore-onnxruntime[qnn]'"
-PROVIDER = (
-    "htp_performance_mode", "htp_graph_finalization_optimization_mode", "vtcm_mb", "enable_htp_fp16_precision",
-    "qnn_context_priority", "rpc_control_latency",
-)  # fmt: skip
+PROVIDER = ("htp_performance_mode", "htp_graph_finalization_optimization_mode", "vtcm_mb")
 """Options of `run` that are handed on as they are; the manifest says which values they take."""
 
 

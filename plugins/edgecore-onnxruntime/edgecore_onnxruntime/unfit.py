@@ -17,19 +17,22 @@ from edgecore.contract import UnsupportedModel
 Attributes = Mapping[str, Any]
 
 
-def _beyond_the_end(given: Attributes) -> bool:
-    """A window of two that starts at every place: `SAME_UPPER` then pads at the end alone."""
+def _padded(given: Attributes) -> bool:
+    """Padding other than half an odd window on either side: QNN then reads what is not the image, answers with that or
+    ends, by shapes and luck. `SAME` pads that way where windows are odd, and not at all where they do not overlap."""
     kernel = given.get("kernel_shape", [])
-    strides = given.get("strides") or [1] * len(kernel)
-    return given.get("auto_pad") == b"SAME_UPPER" and any(
-        k == 2 and s == 1 for k, s in zip(kernel, strides, strict=False)
-    )
+    rank = len(kernel)
+    strides, pads = given.get("strides") or [1] * rank, given.get("pads") or [0] * 2 * rank
+    if given.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):
+        return any(k % 2 == 0 and k != s for k, s in zip(kernel, strides, strict=False))
+    sides = zip(kernel, pads[:rank], pads[rank:], strict=False)
+    return any((before, after) not in ((0, 0), ((k - 1) / 2,) * 2) for k, before, after in sides)
 
 
 UNFIT: tuple[tuple[str, Callable[[Attributes], bool], str, str], ...] = (
     ("STFT", lambda given: True, "STFT", "ends the process"),
-    ("AveragePool", _beyond_the_end, "AveragePool with auto_pad=SAME_UPPER and a window of 2", "ends the process"),
-    ("LpPool", _beyond_the_end, "LpPool with auto_pad=SAME_UPPER and a window of 2", "ends the process"),
+    ("AveragePool", _padded, "AveragePool with this padding", "answers something else, or ends the process"),
+    ("LpPool", _padded, "LpPool with this padding", "answers something else, or ends the process"),
     (
         "AveragePool",
         lambda given: bool(given.get("ceil_mode")),
@@ -46,7 +49,9 @@ def check(model: onnx.ModelProto, path: Path) -> None:
         for operator, unfit, what, does in UNFIT:
             if node.op_type == operator and node.domain in ("", "ai.onnx") and unfit(_attributes(node)):
                 raise UnsupportedModel(
-                    f"{path.name}: {what}: QNN {does}", supported="other operators, or explicit pads; --device cpu"
+                    f"{path.name}: {what}: QNN {does}",
+                    supported="pooling without padding, or with half an odd window on every side",
+                    hint="--device cpu",
                 )
 
 
