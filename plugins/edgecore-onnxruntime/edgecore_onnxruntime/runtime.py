@@ -81,10 +81,10 @@ def open_model(
     the folder; `UnsupportedModel` for operators and versions; `PlacementRefused` where a device cannot take a node and
     nothing else may; `DoesNotFit`.
     """
-    from edgecore_onnxruntime.model_file import check_file
+    from edgecore_onnxruntime.model_file import check_file, check_room
 
     prepare()
-    check_file(path)
+    check_room(path, check_file(path))
     try:
         session = ort.InferenceSession(str(path), options, providers and list(providers), enable_fallback=0)
     except ERRORS as error:
@@ -107,13 +107,15 @@ def versions() -> dict[str, str]:
 
 
 def said(error: BaseException) -> str:
-    """What ONNX Runtime says, without its error codes and source files, in one line."""
-    words = " ".join(str(error).split())
-    words = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", words)
-    words = re.sub(r"\S*onnxruntime/\S+\.(?:cc|h):\d+ ", "", words)
+    """What ONNX Runtime says, without its error codes, source files and signatures, in one line."""
+    words = _NOISE.sub("", " ".join(str(error).split()))
     return words[:400] or type(error).__name__
 
 
+_NOISE = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Load model from .*? failed:|Exception during initialization: "
+    r"|This is an invalid model\. |Fatal error: |\S*\.(?:cc|h):\d+ (?:[^()]*::[^()]*\([^)]*\) (?:const )?)?"
+)
 _LACKS_MEMORY = re.compile(r"bad_alloc|out of memory|Failed to allocate memory|allocat\w+ (?:failed|memory)", re.I)
 _UNKNOWN = re.compile(
     r"opset|not a registered function/op|No Op registered|Could not find an implementation|not implemented|"

@@ -72,8 +72,8 @@ def open_network(
         )
     found = layout.read(artifact)
     where = found.model.parent
-    trained = artifact.context_length or folder.trained_context(where) or found.context
-    length = chosen_context(trained, context_length)
+    known = [n for n in (artifact.context_length, folder.trained_context(where), found.context) if n]
+    length = chosen_context(min(known, default=0), context_length)  # The graph's tables may hold less than was trained.
     network = Network(found, runtime.session_options(threads, options), length, folder.longrope_context(where), device)
     stated = {
         "device": device,
