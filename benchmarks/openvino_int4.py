@@ -5,9 +5,8 @@
 
 FOLDER is what `optimum-cli export openvino --weight-format int4 --group-size 64` made of the same model; without it
 it is made here, of the neutral model's Hugging Face folder. Ours is `quantize` with its defaults and a calibration
-text. Both are scored on three texts of different kinds, of which calibration has seen nothing, in windows of 512 tokens
-given 64 at a time, so that the KV cache is read as in generation. The reference is the model in F16, in float32 with a
-KV cache of float32. Each candidate is scored with exact kernels (float32 throughout: what the file lost) and with those
+text. Both are scored as int4.py says. The reference is the model in F16, in float32 with a KV cache of float32. Each
+candidate is scored with exact kernels (float32 throughout: what the file lost) and with those
 that the device takes on its own and the KV cache that sessions have (what a user gets).
 
 Goal: at most 0.8 of the KL, at no more bytes of openvino_model.xml and .bin. Ends with 1 where it is missed.
@@ -16,66 +15,34 @@ Goal: at most 0.8 of the KL, at no more bytes of openvino_model.xml and .bin. En
 from __future__ import annotations
 
 import argparse
-import hashlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
-from pydoc_data.topics import topics
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from int4 import CHUNK, GOAL, Arm, Logits, score, table, texts, tokenized
 from numpy.typing import NDArray
 
 from edgecore.checkpoint import open_checkpoint, write_folder
 from edgecore.contract import Artifact, ConvertLimits, no_progress
-from edgecore.quality import evaluation_text
-from edgecore.quality.divergence import Accumulator, LogProbs
 from edgecore.sources import resolve
-from edgecore_conformance import fixtures
 from edgecore_openvino import convert_text, quantize_text
 from edgecore_openvino.folder import MODEL, WEIGHTS, open_tokenizer
 from edgecore_openvino.runtime import compile_model, core, read_model
 
-GOAL = 0.8
-WINDOW, CHUNK, MOST = 512, 64, 1536
-"""Tokens: scored together, given at once, taken of a text."""
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 OWN = {"KV_CACHE_PRECISION": "f16"}
 """What sessions ask of the device: everything else is its own choice."""
 
 
-def texts() -> tuple[dict[str, str], str]:
-    """Texts to score by name, and one to calibrate on: of Python's help every eighth page, of the King James Bible a
-    part that follows the scored one, in turns. Of the first kind, prose and code of our own, it has nothing."""
-    pages = [topics[name] for name in sorted(topics)]
-    seen = [_pieces(text) for text in (fixtures.calibration_text().read_text(encoding="utf-8"), "\n".join(pages[::8]))]
-    turns = [part for both in zip_longest(*seen, fillvalue="") for part in both]
-    scored = {"own": evaluation_text("full")[0], "bible": fixtures.held_out_text(), "manual": "\n".join(pages[1::8])}
-    return scored, "\n".join(turns)
-
-
-def _pieces(text: str, size: int = 2000) -> list[str]:
-    return [text[at : at + size] for at in range(0, len(text), size)]
-
-
-@dataclass
-class Arm:
-    """One file with one set of kernels, and what it was found to lose: by text, and over all."""
-
-    label: str
-    folder: Path
-    properties: Mapping[str, Any]
-    found: dict[str, Accumulator] = field(default_factory=dict)
-
-    def logits(self) -> Callable[[Sequence[int]], Iterator[NDArray[np.float32]]]:
-        compiled = compile_model(read_model(self.folder / MODEL), "cpu", dict(self.properties))
-        request = compiled.create_infer_request()
+def arm(label: str, folder: Path, properties: Mapping[str, Any]) -> Arm:
+    def opened() -> Logits:
+        request = compile_model(read_model(folder / MODEL), "cpu", dict(properties)).create_infer_request()
 
         def of(tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
             request.reset_state()
@@ -91,23 +58,7 @@ class Arm:
 
         return of
 
-    @property
-    def size(self) -> int:
-        return sum((self.folder / name).stat().st_size for name in (MODEL, WEIGHTS))
-
-
-def score(reference: Arm, arms: Sequence[Arm], tokens: Mapping[str, list[int]]) -> None:
-    """All arms in lockstep with the reference: no logits are kept."""
-    exact, others = reference.logits(), [arm.logits() for arm in arms]
-    for name, ids in tokens.items():
-        for start in range(0, len(ids), WINDOW):
-            window = ids[start : start + WINDOW]
-            streams = zip(exact(window), *(other(window) for other in others), strict=True)
-            for number, (truth, *rows) in enumerate(streams):
-                true = LogProbs(truth)
-                for arm, row in zip(arms, rows, strict=True):
-                    for text in (name, "all"):
-                        arm.found.setdefault(text, Accumulator()).add(true, LogProbs(row), window, number * CHUNK)
+    return Arm(label, opened, sum((folder / name).stat().st_size for name in (MODEL, WEIGHTS)))
 
 
 @contextmanager
@@ -158,29 +109,17 @@ def main() -> int:
 
 
 def report(half: Path, ours: Path, theirs: Path, scored: Mapping[str, str], calibration: str) -> int:
-    tokenizer = open_tokenizer(half)
-    tokens = {name: tokenizer.encode(text, add_special=False)[:MOST] for name, text in scored.items()}
-    for name, text in {**scored, "calibration": calibration}.items():
-        count = len(tokens[name]) if name in tokens else len(tokenizer.encode(text, add_special=False))
-        print(f"text {name}: {count} tokens, SHA-256 {hashlib.sha256(text.encode()).hexdigest()}")
+    tokens = tokenized(open_tokenizer(half), scored, calibration)
     kinds: dict[str, Mapping[str, Any]] = {"exact": EXACT, "default": OWN}
-    arms = [Arm(f"{who}, {kind}", folder, kinds[kind]) for kind in kinds for who, folder in
+    arms = [arm(f"{who}, {kind}", folder, kinds[kind]) for kind in kinds for who, folder in
             (("ours", ours), ("theirs", theirs))]  # fmt: skip
-    score(Arm("f16", half, EXACT), arms, tokens)
+    score(arm("f16", half, EXACT), arms, tokens)
     print(f"OpenVINO {core().get_versions('CPU')['CPU'].build_number}; KL in nats from F16")
-    print(
-        f"{'file, kernels':18}{'bytes':>12}{'tokens':>8}{'KL':>9}{'p99':>8}{'top-1':>8}", *(f"{n:>9}" for n in scored)
-    )
-    for arm in arms:
-        whole = arm.found["all"].result()
-        each = "".join(f"{arm.found[name].result().kl_mean:9.4f}" for name in scored)
-        print(
-            f"{arm.label:18}{arm.size:12}{whole.tokens:9}{whole.kl_mean:9.4f}{whole.kl_p99:9.3f}{whole.top1:9.1%}{each}"
-        )
+    table(arms, list(scored))
     good = arms[0].size <= arms[1].size
     print(f"bytes: ours / theirs {arms[0].size / arms[1].size:.4f}")
     for mine, other in (arms[:2], arms[2:]):
-        ratio = mine.found["all"].result().kl_mean / other.found["all"].result().kl_mean
+        ratio = mine.kl / other.kl
         good &= ratio <= GOAL
         print(f"KL, {mine.label.partition(', ')[2]} kernels: ours / theirs {ratio:.3f}, goal {GOAL}")
     print("met" if good else "missed")

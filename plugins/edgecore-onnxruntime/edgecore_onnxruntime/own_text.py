@@ -16,7 +16,7 @@ from edgecore_onnxruntime import layout, runtime
 def own_text(artifact: Artifact, tokenizer: Tokenizer, count: int, length: int, progress: Progress) -> list[list[int]]:
     """`written` by the model."""
     names = layout.read(artifact)
-    session = runtime.open_model(names.model, runtime.session_options(None, {}))
+    session = runtime.open_model(names.model, runtime.session_options(None, {"spinning": False}))
     ports = {port.name: port for port in session.get_inputs()}
     type = np.float16 if "float16" in ports[names.past[0]].type else np.float32
     cache = {name: np.zeros((count, names.kv_heads, 0, names.head_size), type) for name in names.past}

@@ -164,7 +164,7 @@ class _Part:
         self._wanted, self._ports = list(wanted), ports
         try:
             self._session = ort.InferenceSession(
-                made.SerializeToString(), runtime.session_options(None, {}), providers=[runtime.CPU]
+                made.SerializeToString(), runtime.session_options(None, {"spinning": False}), providers=[runtime.CPU]
             )
         except runtime.ERRORS as error:
             raise runtime.unopened(source.folder, error) from None
