@@ -22,10 +22,11 @@ from edgecore.checkpoint.fields import Fields
 from edgecore.checkpoint.tokenizer import load_tokenizer
 from edgecore.checkpoint.tokenizer_out import COPIED, has_tokenizer
 from edgecore.checkpoint.tokenizer_special import ids
-from edgecore.contract import Artifact, ModelNotFound, PayloadFile
+from edgecore.contract import Artifact, PayloadFile
+from edgecore_onnxruntime import layout
+from edgecore_onnxruntime.layout import GENAI
 
 MODEL, WEIGHTS = "model.onnx", "model.onnx.data"
-GENAI = "genai_config.json"
 TEMPLATE = "chat_template.jinja"
 CONFIG, GENERATION = "config.json", "generation_config.json"
 JSON = "tokenizer.json"
@@ -38,13 +39,8 @@ _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "se
 
 
 def model_file(artifact: Artifact) -> Path:
-    """The .onnx, of a made artifact and of a native folder. Raises `ModelNotFound`."""
-    file = artifact.model
-    if file.is_dir():
-        file /= _genai_filename(file)
-    if not file.is_file():
-        raise ModelNotFound(f"{file} does not exist", supported=f"{MODEL} with {WEIGHTS} beside it")
-    return file
+    """The .onnx, of a made artifact and of a native folder. Raises as `layout.read`."""
+    return layout.read(artifact).model
 
 
 def write_beside(model: Checkpoint, out: Path) -> tuple[list[PayloadFile], list[str]]:
@@ -138,12 +134,6 @@ def longrope_context(folder: Path) -> int:
         return 0
     key = "original_max_position_embeddings"
     return (config if config.has(key) else scaling).integer(key, trained_context(folder))
-
-
-def _genai_filename(folder: Path) -> str:
-    """What genai_config.json calls the graph."""
-    decoder = (optional_json(folder / GENAI).section("model") or Fields(folder / GENAI, {})).section("decoder")
-    return decoder.text("filename", MODEL) if decoder else MODEL
 
 
 def _config(folder: Path) -> Fields:

@@ -86,17 +86,18 @@ def test_the_files_beside_a_graph_are_copied_with_their_roles(onnxruntime: Any, 
     assert folder.open_tokenizer(tmp_path / "two").encode(PROMPT) == folder.open_tokenizer(tiny).encode(PROMPT)
 
 
-def test_the_graph_is_found_in_made_and_in_native_folders(tmp_path: Path) -> None:
-    files = (PayloadFile("model.onnx", "model"), PayloadFile("model.onnx.data", "weights"))
-    made = Artifact(tmp_path, "onnxruntime", "text", "onnx-genai", "f16", files, id="x")
-    native = Artifact(tmp_path, "onnxruntime", "text", "onnx-genai", "", (PayloadFile("genai_config.json", "other"),))
-    with pytest.raises(ModelNotFound, match=r"model\.onnx"):
-        folder.model_file(made)
-    (tmp_path / "model.onnx").touch()
-    assert folder.model_file(made) == folder.model_file(native) == tmp_path / "model.onnx"
-    (tmp_path / "other.onnx").touch()
-    (tmp_path / "genai_config.json").write_text('{"model": {"decoder": {"filename": "other.onnx"}}}')
-    assert folder.model_file(native) == tmp_path / "other.onnx"
+def test_the_graph_is_the_one_that_genais_config_names(onnxruntime: Any, tiny: Path, tmp_path: Path) -> None:
+    made = onnxruntime.convert(tiny, tmp_path / "out")
+    ours = Artifact(tmp_path / "out", "onnxruntime", "text", "onnx-genai", "f16", made.files, id="x")
+    native = Artifact(tmp_path / "out", "onnxruntime", "text", "onnx-genai", "", ())
+    assert folder.model_file(ours) == folder.model_file(native) == tmp_path / "out" / "model.onnx"
+    config = tmp_path / "out" / "genai_config.json"
+    config.write_text(config.read_text().replace("model.onnx", "other.onnx"))
+    with pytest.raises(CorruptModel, match=r"other\.onnx"):
+        folder.model_file(native)
+    config.unlink()
+    with pytest.raises(ModelNotFound, match=r"genai_config\.json"):
+        folder.model_file(native)
 
 
 def test_a_config_that_is_none_is_corrupt(tmp_path: Path) -> None:
