@@ -93,19 +93,14 @@ def read(model: onnx.ModelProto, path: Path) -> Context | None:
 
 
 def check(context: Context, path: Path, device: str, asked: str, sdk: str) -> None:
-    """Raises `DeviceUnavailable` for a device that is another than the model was compiled for, or an older QNN.
+    """Raises `DeviceUnavailable` for another chip than the model was compiled for, or an older QNN.
 
-    asked: the chip by name that the emulator is to play, or that is said to be here; empty where nobody says.
-    sdk:   the version of QNN that is here. A newer one loads what an older one compiled.
+    device: `npu` or `npu-emulator`.
+    asked:  the chip by name that the emulator is to play, or that is said to be here; empty where nobody says.
+    sdk:    the version of QNN that is here. A newer one loads what an older one compiled.
     """
     here, ours = asked or (chip_here() if device == NPU else ""), _version(sdk)
     again = "edgecore build MODEL --backend onnxruntime --profile NAME"
-    if device not in DEVICES:
-        raise DeviceUnavailable(
-            f"{path.name} was compiled for an NPU ({context.told}), and {device} was asked for",
-            supported=", ".join(DEVICES),
-            hint=f"--device {NPU}",
-        )
     if context.chip and here and context.chip != here:
         raise DeviceUnavailable(
             f"{path.name} was compiled for {context.told}, and this is {here}",
@@ -124,6 +119,15 @@ def check(context: Context, path: Path, device: str, asked: str, sdk: str) -> No
             supported="the chip itself; a model compiled without -O share_weights=true",
             hint=again,
         )
+
+
+def elsewhere(path: Path, device: str) -> DeviceUnavailable:
+    """The error for a compiled model on a device that is no NPU."""
+    return DeviceUnavailable(
+        f"{path.name} was compiled for an NPU, and {device} was asked for",
+        supported=", ".join(DEVICES),
+        hint=f"--device {NPU}",
+    )
 
 
 def _beside(path: Path, said: Mapping[str, Any]) -> Path:

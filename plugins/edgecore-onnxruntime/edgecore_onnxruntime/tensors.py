@@ -26,23 +26,27 @@ from edgecore.contract import (
     Value,
     check_feeds,
 )
-from edgecore_onnxruntime import onnx_model, runtime
+from edgecore_onnxruntime import context, onnx_model, runtime
+from edgecore_onnxruntime.chips import DEVICES
 from edgecore_onnxruntime.elements import laid, plain, to_array, to_value
 from edgecore_onnxruntime.onnx_model import Specs
 from edgecore_onnxruntime.placement import placement_of
 
 
 def open_session(artifact: Artifact, device: str, threads: int | None, options: Mapping[str, Value]) -> TensorSession:
-    """Raises as `onnx_model.read`, `onnx_model.open_session` and, on an NPU, `qnn.open_on_npu`."""
+    """Raises as `onnx_model.read`, `onnx_model.open_session` and, elsewhere than on a CPU, `devices.open_on`."""
     path = artifact.model
     graph = onnx_model.read(path)
+    if device not in DEVICES and any(node.operator == f"com.microsoft.{context.OPERATOR}" for node in graph.nodes):
+        raise context.elsewhere(path, device)
     if device == "cpu":
         session = onnx_model.open_session(path, runtime.session_options(threads, options))
     else:
-        from edgecore_onnxruntime.qnn import open_on_npu
+        from edgecore_onnxruntime.devices import open_on
 
-        check_fixed(path, graph.inputs, device)
-        session = open_on_npu(path, threads, device, options)
+        if device in DEVICES:
+            check_fixed(path, graph.inputs, device)
+        session = open_on(path, threads, device, options)
     return OnnxRuntimeSession(session, *onnx_model.specs(graph, session), device)
 
 
