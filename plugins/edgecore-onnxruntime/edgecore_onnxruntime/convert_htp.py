@@ -7,6 +7,7 @@ onnx_out.py    weights, streamed   folder.py       tokenizer, chat template and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edgecore.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ CONTEXT = 1024
 """Positions when nobody said: the NPU computes over all of them at every token, used or not."""
 CHUNK = 32
 """Tokens of a prefill at once when nobody said."""
+TABLE = {"f32": "float32", "f16": "float16"}
 
 
 def convert(
@@ -87,7 +89,7 @@ def write(model: Checkpoint, out: Path, context: int, chunk: int, precision: str
                 if htp_graph.EMBEDDING in graph.weights:
                     onnx_out.declare(made, table, onnx_out.placed(table), htp_folder.EMBEDDING)
                 (out / name).write_bytes(made.SerializeToString(deterministic=True))
-            htp_folder.described(decoder, context, chunk).write(out)
+            replace(htp_folder.described(decoder, context, chunk), embedding_type=TABLE[precision]).write(out)
     except BaseException:  # cancelled or failed: half a folder is worse than none
         for name in (*graphs, htp_folder.WEIGHTS, htp_folder.EMBEDDING, htp_folder.DESCRIPTION):
             (out / name).unlink(missing_ok=True)
