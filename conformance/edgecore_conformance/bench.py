@@ -126,6 +126,14 @@ class Bench:
         halves = [p for p in made if p.bits == 16]
         return next((p for p in halves if p.recommended), (halves or sorted(made, key=lambda p: -p.bits))[0])
 
+    @cached_property
+    def fixed_shapes(self) -> bool:
+        """Whether the device takes no tensor model with an open dimension, and says so (`UnsupportedModel`): then those
+        of the checks are converted with fixed shapes. Tried once a run; a CPU takes what the model leaves open."""
+        from edgecore_conformance import tensor_models
+
+        return self.device != "cpu" and tensor_models.refuses_open_shapes(self)
+
     def options(self, verb: str, task: str = "text") -> dict[str, Value]:
         """The declared defaults of a task."""
         return resolve(self.manifest.options_of(verb), {}, verb, self.entry.name, task)
@@ -136,9 +144,14 @@ class Bench:
         claimed = self.manifest.formats_of(task, precision) or self.manifest.formats_of(task)
         return claimed[0] if claimed else next(f.name for f in self.manifest.formats if f.task == task)
 
-    def limits(self, task: str = "text") -> ConvertLimits:
-        """What conversions are asked for: language models for an emulated device hold few tokens."""
-        return ConvertLimits(max_context=self.known.max_context if task == "text" else None)
+    def limits(self, task: str = "text", source: Path | None = None) -> ConvertLimits:
+        """What conversions are asked for: language models for an emulated device hold few tokens, tensor models have
+        fixed shapes where the device takes no others."""
+        if task == "text":
+            return ConvertLimits(max_context=self.known.max_context)
+        from edgecore_conformance import tensor_models
+
+        return ConvertLimits(shapes=tensor_models.fixed(source) if source and self.fixed_shapes else {})
 
     def artifact(
         self, fixture: str, precision: str = "", format: str = "", *, on_progress: Progress = no_progress

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecore.contract.artifacts import Artifact, PayloadFile
-from edgecore.contract.errors import UnsupportedPrecision
+from edgecore.contract.errors import UnsupportedModel, UnsupportedPrecision
 from edgecore.contract.hookspecs import ConvertLimits
 from edgecore.contract.manifest import Manifest
 from edgecore_conformance.bench import Bench
@@ -26,6 +26,8 @@ Arrays = dict[str, NDArray[Any]]
 WIDE, NARROW = 24, 10
 OPSET, IR = 13, 7
 """Old enough for every runtime that is alive."""
+FIXED = 4
+"""What open dimensions of the drawn graph become for devices that take fixed shapes only."""
 CALIBRATED = 16
 """Images of the classifier that calibrate, and are not scored."""
 
@@ -148,6 +150,8 @@ def artifact(
     """The ONNX file in a precision, by default the finest: converted, and quantized where that is what makes it. A
     plugin that does not convert ONNX files opens them where they lie."""
     manifest = bench.manifest
+    if shapes is None:
+        shapes = fixed(source) if bench.fixed_shapes else {}
     wanted = bench.precision(precision or finest(manifest, bench.device))
     if "onnx" not in manifest.sources:
         return native(bench, source)
@@ -173,7 +177,7 @@ def artifact(
             format=bench.format_for(wanted.name, "tensor"),
             precision=wanted.name,
             options=bench.options("convert", "tensor"),
-            limits=ConvertLimits(shapes=dict(shapes or {})),
+            limits=ConvertLimits(shapes=dict(shapes)),
             deadline=bench.left,
         )
     bench.stage = "run"
@@ -199,14 +203,48 @@ def native(bench: Bench, path: Path) -> Artifact:
 def drawn_artifact(bench: Bench, purpose: str, precision: str = "", **otherwise: Any) -> Artifact:
     """The graph of a purpose, for the plugin to open; `otherwise` are fields of `Graph`."""
     drawn = replace(graph(bench.known, purpose), **otherwise)
-    sizes = (64,) * len(drawn.axes)  # so many that what is fed later is hardly beyond what calibrated
-    calibration = [drawn.renamed(feeds(bench.known, f"calibration {i}", *sizes)) for i in range(8)]
+    rows = FIXED if bench.fixed_shapes else 64
+    # So many that what is fed later is hardly beyond what calibrated.
+    count, sizes = 8 * 64 // rows, (rows,) * len(drawn.axes)
+    calibration = [drawn.renamed(feeds(bench.known, f"calibration {i}", *sizes)) for i in range(count)]
     return artifact(bench, drawn.write(bench.folder("graph") / "model.onnx"), precision, calibration=calibration)
 
 
+def refuses_open_shapes(bench: Bench) -> bool:
+    """Whether the device of the run refuses a model whose dimensions are open as its author left them."""
+    source = graph(bench.known, "open shapes").write(bench.folder("graph") / "model.onnx")
+    try:
+        with bench.session(artifact(bench, source, shapes={}), threads=1):
+            return False
+    except UnsupportedModel:
+        return True
+    finally:
+        bench.stage = "run"
+
+
+def fixed(source: Path) -> dict[str, tuple[int, ...]]:
+    """A size for every dimension that a model leaves open: of a classifier, which is calibrated image by image, 1. None
+    of a file that cannot be read."""
+    import onnx
+
+    try:
+        graph = onnx.load(str(source), load_external_data=False).graph
+    except Exception:  # whatever a damaged file makes a parser raise
+        return {}
+    size = FIXED if graph.name == "drawn" else 1
+    weights = {tensor.name for tensor in graph.initializer}
+    found = {}
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in weights and not all(dim.HasField("dim_value") for dim in dims):
+            found[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else size for dim in dims)
+    return found
+
+
 def classifier(bench: Bench, precision: str = "") -> tuple[Artifact, Arrays]:
-    """The trained classifier for the plugin to open, and the first eight images that are scored as its feeds."""
-    source, feeds = classifier_feeds(8)
+    """The trained classifier for the plugin to open, and as its feeds the first eight images that are scored, one where
+    it has fixed shapes."""
+    source, feeds = classifier_feeds(1 if bench.fixed_shapes else 8)
     key = ("classifier", precision)
     if key not in bench.made:
         bench.made[key] = artifact(bench, source, precision, calibration=calibrating())

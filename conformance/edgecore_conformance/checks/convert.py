@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgecore.contract.manifest import Manifest
-from edgecore.contract.sessions import TensorSession
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import Cell, Check, check
-from edgecore_conformance.checks import closeness, convert_sources, direct, jobs, refusals, sizes, sources, upsets
+from edgecore_conformance.checks import (
+    closeness,
+    convert_sources,
+    convert_tensors,
+    direct,
+    jobs,
+    refusals,
+    sizes,
+    sources,
+    upsets,
+)
 from edgecore_conformance.checks.words import judge_words, observe_words
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 
-PARTS = (convert_sources,)
+PARTS = (convert_sources, convert_tensors)
 
 
 def converts(manifest: Manifest) -> bool:
@@ -118,75 +126,6 @@ class Opens(OfConvert):
 
 
 @check
-class Tensors(OfConvert):
-    """convert.tensors: the ONNX classifier becomes every declared tensor format, and classifies as before.
-
-    The artifact is opened and asked about the labelled images of the fixture; its answers are compared with those of
-    onnx's own evaluator on the source, and with the labels. A failure usually is a layout (NCHW against NHWC) or an
-    input that was scaled twice.
-    """
-
-    def applies(self, manifest: Manifest) -> bool:
-        return jobs.makes(manifest, "convert", "tensor")
-
-    def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        made = [p for p in jobs.claimed(manifest, device, "tensor") if p.by != "quantize"]
-        return [{"format": f, "precision": p.name} for p in made for f in manifest.formats_of("tensor", p.name)]
-
-    def observe(self, bench: Bench, cell: Cell) -> Observation:
-        from edgecore_conformance import fixtures
-
-        precision = bench.precision(cell["precision"])
-        job = jobs.convert_job(bench, sources.source(bench, "onnx"), precision, cell["format"], "tensor")
-        out = bench.folder("tensors")
-        made = job.run(bench.backend(), out, bench.left)
-        artifact = bench.sealed(out, made, precision.name, task="tensor", format=cell["format"])
-        images = fixtures.classifier().images[:IMAGES].astype(np.float32)
-        with bench.session(artifact) as opened:
-            assert isinstance(opened, TensorSession)
-            answers = opened({opened.inputs[0].name: images})
-            scores = np.asarray(answers[opened.outputs[0].name], np.float32)
-        files = {f.path: [f.size, f.role] for f in artifact.files}
-        found = {name: facts[0] for name, facts in jobs.tree(out).items() if facts[3]}
-        return Observation({"files": files, "found": found}, {"scores": scores})
-
-    def judge(self, seen: Observation, cell: Cell, known: Known, verdict: Judgement) -> None:
-        from edgecore_conformance import fixtures
-
-        sizes.judge_files(seen.facts["files"], seen.facts["found"], verdict)
-        data = fixtures.classifier()
-        due, scores = classified(), seen.arrays["scores"]
-        if scores.shape != due.shape:
-            verdict.problems.append(f"scores of shape {scores.shape}, where {due.shape} are due")
-            return
-        bits = next(p.bits for p in known.manifest.precisions if p.name == cell["precision"])
-        scale = float(np.abs(due).max())
-        tolerance = {32: 1e-4}.get(int(bits), 2e-2)
-        worst = float(np.abs(scores - due).max()) / scale
-        verdict.figure("largest error", worst, tolerance, "<=", "of the largest score", "compute of its bits")
-        agreement = float((scores.argmax(1) == due.argmax(1)).mean())
-        verdict.figure("same class as the source", agreement, 0.99, ">=", "", "a conversion decides nothing anew")
-        verdict.figure("accuracy", float((scores.argmax(1) == data.labels[: len(scores)]).mean()))
-
-
-IMAGES = 64
-
-
-def classified() -> Any:
-    """Scores of the fixture's own ONNX file, by onnx's evaluator."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    from edgecore_conformance import fixtures
-
-    data = fixtures.classifier()
-    model = onnx.load(data.model)
-    feed = {model.graph.input[0].name: data.images[:IMAGES].astype(np.float32)}
-    answers: Any = ReferenceEvaluator(model).run(None, feed)
-    return np.asarray(answers[0], np.float32)
-
-
-@check
 class Deterministic(OfConvert):
     """convert.deterministic: the same request gives the same bytes, where that is declared.
 
@@ -256,7 +195,7 @@ def called(bench: Bench, job: jobs.Job, out: Path) -> dict[str, Any]:
     arguments = {
         "source": str(job.source), "out": str(out), "precision": job.precision.name,
         "format": bench.format_for(job.precision.name, task), "options": bench.options("convert", task),
-        "limits": {"max_context": bench.limits(task).max_context},
+        "limits": asdict(bench.limits(task, job.source)),
     }  # fmt: skip
     return {"hook": "edgecore_convert", "arguments": arguments}
 

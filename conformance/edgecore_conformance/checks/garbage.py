@@ -95,13 +95,14 @@ def through_core(bench: Bench, precision: str, *, calibrated: bool = True, task:
     takes = calibrated and bench.precision(precision).calibration != "none"
     calibration = jobs.calibration_of(bench, task) if takes else None
     source = bench.known.fixture(TRAINED) if task == "text" else tensor_models.classifier_feeds(1)[0]
+    limits = bench.limits(task, source)
     before = os.environ.get("EDGECORE_HOME")
     os.environ["EDGECORE_HOME"] = str(bench.folder("store"))
     try:
         named = bench.entry.name if bench.entry.origin != "path" else str(Path(bench.entry.location).parent)
         return api.build(
             source, backend=named, precision=precision, calibration=calibration, device=bench.device,
-            max_context=bench.limits(task).max_context, deadline=bench.left, offline=True,
+            max_context=limits.max_context, shapes=limits.shapes, deadline=bench.left, offline=True,
         )  # fmt: skip
     finally:
         os.environ.pop("EDGECORE_HOME")

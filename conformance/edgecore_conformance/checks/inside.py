@@ -130,7 +130,9 @@ def call(host: Any, asked: dict[str, Any]) -> dict[str, Any]:
         files = tuple(PayloadFile(**f) for f in facts.pop("files"))
         given["artifact"] = Artifact(**{**facts, "path": Path(facts["path"]), "files": files})
     if asked["hook"] == "edgecore_convert":
-        given["limits"] = ConvertLimits(**asked["arguments"]["limits"])
+        limits = dict(asked["arguments"]["limits"])
+        shapes = {name: tuple(shape) for name, shape in limits.pop("shapes").items()}
+        given["limits"] = ConvertLimits(**limits, shapes=shapes)
     if asked["hook"] in ("edgecore_convert", "edgecore_quantize"):
         given["progress"] = progress
     error: dict[str, str] = {}

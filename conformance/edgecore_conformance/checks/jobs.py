@@ -198,7 +198,7 @@ def convert_job(bench: Bench, source: Path, precision: Precision, format: str = 
         bench.stage = "convert"
         return backend.convert(
             source=source, out=out, format=format, precision=precision.name, options=bench.options("convert", task),
-            limits=bench.limits(task), deadline=deadline, on_progress=progress,
+            limits=bench.limits(task, source), deadline=deadline, on_progress=progress,
         )  # fmt: skip
 
     return Job("convert", precision, source, work)

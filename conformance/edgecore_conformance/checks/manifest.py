@@ -380,7 +380,7 @@ def _with_option(bench: Bench, verb: str, option: Option, value: Value) -> None:
         precision = bench.finest().name if task == "text" else tensor_models.finest(bench.manifest, bench.device)
         bench.backend().convert(
             source=source, out=bench.folder("option"), format=bench.format_for(precision, task), precision=precision,
-            options=options, limits=bench.limits(task), deadline=bench.left,
+            options=options, limits=bench.limits(task, source), deadline=bench.left,
         )  # fmt: skip
         return
     made = jobs.calibrated(bench.manifest, bench.device, task)

@@ -245,7 +245,8 @@ def _benchmark(bench: Bench, backend: Backend, artifact: Artifact, seconds: floa
     feeds = ""
     if artifact.task == "tensor":
         file = bench.folder("feeds") / "feeds.npz"
-        np.savez(file, **tensor_models.classifier_feeds(IMAGES)[1])  # type: ignore[arg-type]
+        images = 1 if bench.fixed_shapes else IMAGES
+        np.savez(file, **tensor_models.classifier_feeds(images)[1])  # type: ignore[arg-type]
         feeds = str(file)
     repetitions = max(1, min(100, round(0.1 / max(seconds, 1e-4))))
     steps, context = (STEPS, min(256, bench.known.context(TRAINED))) if prompt else (1, None)

@@ -33,11 +33,12 @@ def refusal(bench: Bench, case: str, out: Path, job: Job | None = None) -> Made:
         )  # fmt: skip
     task = "tensor" if job is not None and job.source.suffix == ".onnx" else "text"
     precision = next(p.name for p in bench.manifest.precisions_of(task) if p.by != "quantize")
+    model = job.source if job is not None else bench.known.fixture(TRAINED)
     given: dict[str, Any] = {
-        "source": job.source if job is not None else bench.known.fixture(TRAINED),
+        "source": model,
         "format": bench.format_for(precision, task),
         "precision": precision,
-        "limits": bench.limits(task),
+        "limits": bench.limits(task, model),
     }
     if case == "precision":
         given["precision"] = NO_PRECISION
