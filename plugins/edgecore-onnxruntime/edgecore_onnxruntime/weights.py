@@ -221,7 +221,7 @@ def in_layer(weight: Weighs) -> bool:
 
 def dequantized(artifact: Artifact) -> Mapping[str, Floats]:
     """Every weight by canonical name, computed when it is asked for. Raises `CannotDo` where names do not tell."""
-    file = artifact.model / htp_folder.PREFILL
+    file = artifact.path / htp_folder.PREFILL
     file = file if file.is_file() else model_file(artifact)
     known = {name: weight for name, weight in _all(file).items() if _CANONICAL.fullmatch(name)}
     if _EMBEDDING not in known or not any(".layers." in name for name in known):
