@@ -31,6 +31,8 @@ from edgecore_onnxruntime.installation import check_installation
 
 check_installation()  # Before the first import of onnxruntime, which of a broken mixture fails and tells nothing.
 TEXT, HTP, TENSOR = "onnx-genai", "onnx-htp", "onnx"
+COMPILED = "onnx-htp-context"
+"""HTP compiled ahead of time: what its weights are, QNN alone knows."""
 
 
 @hookimpl
@@ -88,7 +90,7 @@ def edgecore_run(
 
 @hookimpl
 def edgecore_weights(artifact: Artifact) -> Mapping[str, Any] | None:
-    if artifact.task != "text":
+    if artifact.task != "text" or artifact.format == COMPILED:
         return None
     from edgecore_onnxruntime.weights import dequantized
 
