@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -30,7 +30,7 @@ from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
 
 STEPS = 48
-"""Tokens at the end of a text that are stepped through one by one."""
+"""Tokens at the end of a text that are stepped through one by one, of a short one a quarter."""
 OTHERWISE = ("mistral-window", "bitnet-packed")
 """Variants of families that are computed otherwise than the family's own checkpoint."""
 CACHES = ("gemma3", "phi3")
@@ -44,13 +44,13 @@ KEPT = 64
 class TextLogits(TextCheck):
     """text.logits: logits are the oracle's, for every family that is claimed.
 
-    A text is read at once by `score`, where the backend has that capability, and as generation reads it: its
-    beginning by `prefill`, its last 48 tokens by `step`. Both are held to the numpy forward pass over the same
-    checkpoint, by mean KL divergence within the kernels' bound of the compute precision that the session states (four
-    times that for the few positions that were stepped to), and no single position may be far off. Families have
-    random checkpoints, whose weights are drawn so large that a fault shows: a rotary position that is off by one
-    between prefill and step, heads in another order, a norm or a bias left out, a window or a long-context scaling
-    that is not applied. A text is long enough to leave every window.
+    A text is read at once by `score`, where the backend has that capability, and as generation reads it: its beginning
+    by `prefill`, its last 48 tokens (of a short one the last quarter) by `step`. Both are held to the numpy forward
+    pass over the same checkpoint, by mean KL divergence within the kernels' bound of the compute precision that the
+    session states (four times that for the few positions that were stepped to), and no single position may be far off.
+    Families have random checkpoints, whose weights are drawn so large that a fault shows: a rotary position that is off
+    by one between prefill and step, heads in another order, a norm or a bias left out, a window or a long-context
+    scaling that is not applied. A text is long enough to leave every window.
 
     Where a model has two sets of rotary factors (longrope), one text lies within the first set's range, in a context
     that does too, and one beyond it, in a longer context: the model chooses by the length of the text, runtimes often
@@ -94,7 +94,8 @@ class TextLogits(TextCheck):
                 seen.facts |= stated(session, bench)
                 held = session.context()
                 held.reset()
-                rows = [held.prefill(text[:-STEPS]), *(held.step(t) for t in text[-STEPS:])]
+                steps = stepped(text)
+                rows = [held.prefill(text[:-steps]), *(held.step(t) for t in text[-steps:])]
                 seen.arrays[f"path{number}"] = np.stack(rows)
                 if bench.manifest.can("logits"):
                     kept, scored = set(positions(len(text))), 0
@@ -116,7 +117,7 @@ class TextLogits(TextCheck):
                 f"the session says that the vocabulary has {seen.facts['vocab_size']} tokens, not {reference.shape[1]}",
             )
             bound, origin = allowance(known, seen, fixture, text)
-            rows = reference[len(text) - STEPS - 1 :]
+            rows = reference[len(text) - stepped(text) - 1 :]
             weigh_rows(verdict, f"prefill and step{of}", rows, seen.arrays[f"path{number}"], bound, origin)
             if known.manifest.can("logits"):
                 scored = seen.facts.get(f"scored{number}")
@@ -124,6 +125,10 @@ class TextLogits(TextCheck):
                 bound, origin = allowance(known, seen, fixture, text, scored=True)
                 kept = reference[positions(len(text))]
                 weigh_rows(verdict, f"score{of}", kept, seen.arrays[f"score{number}"], bound, origin)
+
+
+def stepped(text: Sequence[int]) -> int:
+    return min(STEPS, len(text) // 4)
 
 
 def positions(count: int) -> list[int]:
