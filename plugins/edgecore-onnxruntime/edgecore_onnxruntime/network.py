@@ -189,6 +189,7 @@ class Network:
         """Gives back weights and cache."""
         self._cache = self._inputs = self._binding = self._session = None
         self._logits = np.empty(0, self._logits_type)
+        runtime.give_back_memory()
 
 
 def _check(layout: Layout, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:

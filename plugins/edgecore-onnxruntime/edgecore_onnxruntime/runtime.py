@@ -5,7 +5,9 @@ Files are looked at before ONNX Runtime reads them (model_file.py): what lies ou
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -31,10 +33,8 @@ CPU = "CPUExecutionProvider"
 VERSION = ort.get_version_string()
 FATAL = 4
 """A log severity: what fails is raised, and raised is what we say."""
-ERRORS = (
-    native.Fail, native.InvalidArgument, native.NoSuchFile, native.NoModel, native.EngineError,
-    native.RuntimeException, native.InvalidProtobuf, native.ModelLoaded, native.NotImplemented, native.InvalidGraph,
-    native.EPFail, native.ModelLoadCanceled, native.ModelRequiresCompilation, native.NotFound,
+ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     RuntimeError, ValueError, TypeError, MemoryError, OSError,
 )  # fmt: skip
 """Everything that ONNX Runtime raises: its own kinds derive from nothing but Exception."""
@@ -106,6 +106,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def give_back_memory() -> None:
+    """What was freed, to the system: glibc keeps pieces below 32 MB, which are most of a model once one was closed."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
 def said(error: BaseException) -> str:
     """What ONNX Runtime says, without its error codes, source files and signatures, in one line."""
     words = _NOISE.sub("", " ".join(str(error).split()))
@@ -118,7 +124,7 @@ _NOISE = re.compile(
 )
 _LACKS_MEMORY = re.compile(r"bad_alloc|out of memory|Failed to allocate memory|allocat\w+ (?:failed|memory)", re.I)
 _UNKNOWN = re.compile(
-    r"opset|not a registered function/op|No Op registered|Could not find an implementation|not implemented|"
+    r"(?<!Missing )opset|not a registered function/op|No Op registered|Could not find an implementation|not implemented|"
     r"Unsupported model IR version|Unknown model file format version|is not supported",
     re.I,
 )
