@@ -52,7 +52,7 @@ def restored(model: ModelProto, source: ModelProto) -> ModelProto:
             node.name = name if name not in taken else f"{name}_edgecore"
     used = {node.domain for node in _nodes(made.graph)} | {"", *(f.domain for f in made.functions)}
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
-    del made.opset_import[:], made.metadata_props[:]
+    del made.opset_import[:], made.metadata_props[:], made.graph.value_info[:]
     names = {"" if name == "ai.onnx" else name for name in used}
     made.opset_import.extend(onnx.helper.make_opsetid(name, opsets[name]) for name in sorted(names) if name in opsets)
     made.metadata_props.extend(source.metadata_props)

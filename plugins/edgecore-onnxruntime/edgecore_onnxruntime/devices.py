@@ -47,24 +47,33 @@ def probe() -> Probe:
     return Probe(tuple(found), {**runtime.versions(), **qnn.versions()}, _features())
 
 
-def open_on(path: Path, threads: int | None, device: str, options: Mapping[str, Value]) -> ort.InferenceSession:
+def open_on(
+    path: Path, threads: int | None, device: str, options: Mapping[str, Value], sizes: Mapping[str, int] | None = None
+) -> ort.InferenceSession:
     """A model opened on another device than `cpu`, where nothing computes elsewhere unless `allow_fallback` is given.
 
     Raises what `runtime.open_model` and `qnn.open_on_npu` do; `DeviceUnavailable`.
     """
     if device in DEVICES:
-        return qnn.open_on_npu(path, threads, device, options)
-    name = provider(device)
-    if not name:
-        raise DeviceUnavailable(
-            f"{device} is not here: this wheel of ONNX Runtime has no {_words(device)}",
-            supported=", ".join(here.name for here in probe().devices if here.available),
-            hint="edgecore doctor",
-        )
+        return qnn.open_on_npu(path, threads, device, options, sizes)
+    check_device(device)
     made = runtime.session_options(threads, options)
     if not options.get("allow_fallback"):
         made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    return runtime.open_model(path, made, [name])
+    return runtime.open_model(path, made, [provider(device)])
+
+
+def check_device(device: str) -> None:
+    """Raises `DeviceUnavailable` for one that is not here, or that nobody knows."""
+    if device in DEVICES and (why := qnn.missing(device)):
+        raise qnn.unavailable(device, why)
+    if device not in ("cpu", *DEVICES) and not provider(device):
+        known = f": this wheel of ONNX Runtime has no {_words(device)}" if device in PROVIDERS else ""
+        raise DeviceUnavailable(
+            f"{device or 'a device without a name'} is not here{known}",
+            supported=", ".join(here.name for here in probe().devices if here.available),
+            hint="edgecore doctor",
+        )
 
 
 def provider(device: str) -> str:

@@ -42,22 +42,27 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
     if device == "cpu":
         session = onnx_model.open_session(path, runtime.session_options(threads, options))
     else:
-        from edgecore_onnxruntime.devices import open_on
+        from edgecore_onnxruntime.devices import check_device, open_on
 
-        if device in DEVICES:
-            check_fixed(path, graph.inputs, device)
-        session = open_on(path, threads, device, options)
+        check_device(device)
+        sizes = batch_of_one(path, graph.inputs, device) if device in DEVICES else {}
+        session = open_on(path, threads, device, options, sizes)
     return OnnxRuntimeSession(session, *onnx_model.specs(graph, session), device)
 
 
-def check_fixed(path: Path, inputs: Specs, device: str) -> None:
-    """Raises `UnsupportedModel` for the first input that has an open dimension."""
-    if free := next((spec for spec in inputs if any(isinstance(dim, str) for dim in spec.shape)), None):
-        raise UnsupportedModel(
-            f"{path.name}: {device} takes fixed shapes only, and input {free.name!r} is {list(free.shape)}",
-            supported="a conversion with fixed shapes",
-            hint=f"edgecore convert MODEL.onnx --backend onnxruntime --shape {free.name}=1,3,224,224",
-        )
+def batch_of_one(path: Path, inputs: Specs, device: str) -> dict[str, int]:
+    """An NPU takes fixed shapes: what the file leaves open at the front of an input, by name, is 1 there. Raises
+    `UnsupportedModel` for any other open dimension."""
+    front = {spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] != f"{spec.name}_0"}
+    sizes = {dim: 1 for dim in front if isinstance(dim, str)}
+    for spec in inputs:
+        if any(isinstance(dim, str) and dim not in sizes for dim in spec.shape):
+            raise UnsupportedModel(
+                f"{path.name}: {device} takes fixed shapes only, and input {spec.name!r} is {list(spec.shape)}",
+                supported="a conversion with fixed shapes; a batch that has a name may be open, and is 1",
+                hint=f"edgecore convert MODEL.onnx --backend onnxruntime --shape {spec.name}=1,3,224,224",
+            )
+    return sizes
 
 
 class OnnxRuntimeSession(TensorSession):

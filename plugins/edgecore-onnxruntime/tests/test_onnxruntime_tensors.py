@@ -3,6 +3,7 @@ where ONNX Runtime would answer something else."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -281,9 +282,16 @@ def test_what_fails_with_any_input_is_the_models_fault(onnxruntime: Any, tmp_pat
         opened({"x": np.zeros((2, 0), bool)})
 
 
-def test_an_npu_takes_fixed_shapes_only(onnxruntime: Any, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match=r"fixed shapes only, and input 'x' is \['batch', 3\]") as refused:
-        onnxruntime.run(native(product(tmp_path / "m.onnx")), device="npu-emulator")
+@pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn")
+def test_an_npu_takes_fixed_shapes_only_and_a_batch_of_one(onnxruntime: Any, tmp_path: Path) -> None:
+    with onnxruntime.run(native(product(tmp_path / "m.onnx")), device="npu-emulator") as opened:
+        assert [spec.shape for spec in (*opened.inputs, *opened.outputs)] == [(1, 3), (1, 4), (1, 4)]
+        np.testing.assert_allclose(opened(feeds(1))["y"], right(feeds(1)), rtol=1e-2)
+        with pytest.raises(BadRequest, match=r"'x' has shape \[2, 3\]"):
+            opened(feeds(2))
+    path = one(tmp_path / "m.onnx", "Relu", shape=("batch", "length"))
+    with pytest.raises(UnsupportedModel, match=r"fixed shapes only, and input 'x' is \['batch', 'length'\]") as refused:
+        onnxruntime.run(native(path), device="npu-emulator")
     assert "--shape x=" in refused.value.hint
 
 
