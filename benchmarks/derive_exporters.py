@@ -87,7 +87,7 @@ def from_wheel(wheel: Path) -> Exporter:
                 return Exporter(
                     "the ONNX Runtime GenAI builder",
                     version,
-                    "pip install onnxruntime-genai onnx onnx_ir torch transformers",
+                    "edgecore plugin install onnxruntime --export",
                     architectures=re.findall(r'config\.architectures\[0\] == "(\w+)"', builder),
                 )
             case "optimum_intel":

@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "what only the GenAI builder takes": (
         {"model_type": "phi4mm", "architectures": ["Phi4MMForCausalLM"]},
         "; the ONNX Runtime GenAI builder (",
-        "pip install onnxruntime-genai onnx onnx_ir torch transformers",
+        "edgecore plugin install onnxruntime --export",
     ),
     "what nobody takes": (
         {"model_type": "mystery", "architectures": ["MysteryForCausalLM"]},
