@@ -26,6 +26,7 @@ MOST = 8 << 30
 """Bytes of all that is kept."""
 _ASKED = ("soc_model", *qnn.PROVIDER)
 """Options that may make another binary."""
+_FAILS: tuple[type[Exception], ...] = (EdgecoreError, *runtime.ERRORS)
 
 
 def open_kept(
@@ -34,7 +35,7 @@ def open_kept(
     """One of the artifact's graphs, as it was compiled before or as it is kept now. Raises as `qnn.open_on_npu`."""
     compiles = artifact.format == FORMAT and not options.get("allow_fallback")
     if compiles and options.get("compile_cache", True):
-        with suppress(OSError, EdgecoreError, *runtime.ERRORS):
+        with suppress(*_FAILS):
             return _opened(artifact, file, threads, device, options)
     return qnn.open_on_npu(file, threads, device, options)
 
@@ -48,7 +49,7 @@ def _opened(
     try:
         os.utime(kept)
         return qnn.open_on_npu(kept / file.name, threads, device, options)
-    except (EdgecoreError, *runtime.ERRORS):
+    except _FAILS:
         shutil.rmtree(kept, ignore_errors=True)
         raise
 
