@@ -25,7 +25,7 @@ from edgecore_onnxruntime.htp_folder import Description, Turning
 from edgecore_onnxruntime.placement import placement_of
 
 Ids = NDArray[np.int64]
-_TYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
+_TYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 
 class Network:
@@ -61,7 +61,7 @@ class Network:
     @property
     def kv_type(self) -> str:
         """What the KV cache is stored in."""
-        return str(next(iter(self._cache.values())).dtype)
+        return {"float16": "f16", "float32": "f32", "uint8": "u8"}[next(iter(self._cache.values())).dtype.name]
 
     def checked(self, tokens: Sequence[int]) -> Ids:
         """Token ids. Raises `BadRequest` for ids outside the vocabulary."""
