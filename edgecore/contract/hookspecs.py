@@ -130,7 +130,8 @@ def edgecore_benchmark(
 @hookspec(firstresult=True)
 def edgecore_weights(artifact: Artifact) -> Mapping[str, Any]:
     """Optional: the artifact's weights, dequantized, as a lazy mapping from canonical tensor name
-    (`edgecore.checkpoint`) to float32 array. With it, what the file lost and what the kernels lost are told apart."""
+    (`edgecore.checkpoint`) to float32 array. With it, what the file lost and what the kernels lost are told apart.
+    Raises `CannotDo` for an artifact whose weights cannot be read, one that was compiled, say."""
     raise AssertionError("a specification is not called")
 
 

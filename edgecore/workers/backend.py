@@ -187,10 +187,15 @@ class Backend:
         return answer
 
     def weights(self, artifact: Artifact, *, deadline: float | None = None) -> Mapping[str, Any] | None:
-        """Dequantized weights by canonical name, each read when it is asked for; None where the backend gives none."""
+        """Dequantized weights by canonical name, each read when it is asked for; None where the backend gives none, or
+        none of such an artifact (`CannotDo`)."""
         if not self.has_hook("weights"):
             return None
-        answer: Mapping[str, Any] = self._target.mapping(self._call("edgecore_weights", deadline, artifact=artifact))
+        try:
+            facts = self._call("edgecore_weights", deadline, artifact=artifact)
+        except CannotDo:
+            return None
+        answer: Mapping[str, Any] = self._target.mapping(facts)
         return answer
 
     def close(self) -> None:

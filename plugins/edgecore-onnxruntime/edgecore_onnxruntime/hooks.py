@@ -17,6 +17,7 @@ from typing import Any
 from edgecore.checkpoint import open_checkpoint
 from edgecore.contract import (
     Artifact,
+    CannotDo,
     ConvertLimits,
     Made,
     Probe,
@@ -90,8 +91,10 @@ def edgecore_run(
 
 @hookimpl
 def edgecore_weights(artifact: Artifact) -> Mapping[str, Any] | None:
-    if artifact.task != "text" or artifact.format == COMPILED:
+    if artifact.task != "text":
         return None
+    if artifact.format == COMPILED:
+        raise CannotDo("what was compiled gives no weights", supported=f"{TEXT}, {HTP}")
     from edgecore_onnxruntime.weights import dequantized
 
     return dequantized(artifact)
