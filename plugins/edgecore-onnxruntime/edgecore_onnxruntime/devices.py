@@ -13,7 +13,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from edgecore.contract import BackendUnavailable, DeviceUnavailable, Probe, ProbedDevice, Value
-from edgecore_onnxruntime import qnn, runtime
+from edgecore_onnxruntime import onnx_model, qnn, runtime
 from edgecore_onnxruntime.chips import DEVICES, EMULATED, EMULATOR
 from edgecore_onnxruntime.placement import QNN
 
@@ -47,20 +47,18 @@ def probe() -> Probe:
     return Probe(tuple(found), {**runtime.versions(), **qnn.versions()}, _features())
 
 
-def open_on(
-    path: Path, threads: int | None, device: str, options: Mapping[str, Value], sizes: Mapping[str, int] | None = None
-) -> ort.InferenceSession:
+def open_on(path: Path, threads: int | None, device: str, options: Mapping[str, Value]) -> ort.InferenceSession:
     """A model opened on another device than `cpu`, where nothing computes elsewhere unless `allow_fallback` is given.
 
-    Raises what `runtime.open_model` and `qnn.open_on_npu` do; `DeviceUnavailable`.
+    Raises what `onnx_model.open_session` and `qnn.open_on_npu` do; `DeviceUnavailable`.
     """
     if device in DEVICES:
-        return qnn.open_on_npu(path, threads, device, options, sizes)
+        return qnn.open_on_npu(path, threads, device, options)
     check_device(device)
     made = runtime.session_options(threads, options)
     if not options.get("allow_fallback"):
         made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    return runtime.open_model(path, made, [provider(device)])
+    return onnx_model.open_session(path, made, [provider(device)])
 
 
 def check_device(device: str) -> None:

@@ -17,7 +17,7 @@ import onnx
 import onnxruntime as ort
 
 from edgecore.contract import CorruptModel, DeviceUnavailable, EdgecoreError, PlacementRefused, UnsupportedModel, Value
-from edgecore_onnxruntime import context, runtime, unfit
+from edgecore_onnxruntime import context, onnx_model, runtime, unfit
 from edgecore_onnxruntime.chips import CHIPS, DEVICES, EMULATED, EMULATOR, NPU, chip
 from edgecore_onnxruntime.model_file import check_file
 from edgecore_onnxruntime.placement import QNN, left_over
@@ -52,14 +52,11 @@ def add_npu(
     options.add_provider_for_devices(_ep_devices(device), chosen)
 
 
-def open_on_npu(
-    path: Path, threads: int | None, device: str, options: Mapping[str, Value], sizes: Mapping[str, int] | None = None
-) -> ort.InferenceSession:
+def open_on_npu(path: Path, threads: int | None, device: str, options: Mapping[str, Value]) -> ort.InferenceSession:
     """A model opened on `npu` or `npu-emulator`, with the `run` options `soc_model`, `allow_fallback` and those of
     `PROVIDER`; one that was compiled ahead of time only for the chip that it was compiled for.
 
-    sizes: of dimensions that the file leaves open, by their names.
-    Raises what `add_npu`, `runtime.open_model` and `context.check` do; `UnsupportedModel` names the operators that the
+    Raises what `add_npu`, `onnx_model.open_session` and `context.check` do; `UnsupportedModel` names the operators that the
     NPU does not take.
     """
     asked = chip(str(options["soc_model"])) if options.get("soc_model") else ""
@@ -71,13 +68,13 @@ def open_on_npu(
         asked = asked or compiled.chip
     session_options = runtime.session_options(threads, options)
     add_npu(session_options, device, asked, options, bool(options.get("allow_fallback")))
-    _fix(session_options, sizes)
     if compiled and compiled.graphs > 1:
         session_options.add_session_config_entry("ep.share_ep_contexts", "1")
     try:
-        return runtime.open_model(path, session_options, None)
+        opened = runtime.open_model if compiled else onnx_model.open_session
+        return opened(path, session_options, None)
     except PlacementRefused as error:
-        raise explained(path, device, options, error, sizes) from None
+        raise explained(path, device, options, error) from None
 
 
 def check_graph(path: Path) -> context.Context | None:
@@ -91,23 +88,11 @@ def check_graph(path: Path) -> context.Context | None:
     return context.read(model, path)
 
 
-def _fix(options: ort.SessionOptions, sizes: Mapping[str, int] | None) -> None:
-    for name, size in (sizes or {}).items():
-        options.add_free_dimension_override_by_name(name, size)
-
-
-def explained(
-    path: Path,
-    device: str,
-    options: Mapping[str, Value],
-    error: EdgecoreError,
-    sizes: Mapping[str, int] | None = None,
-) -> EdgecoreError:
+def explained(path: Path, device: str, options: Mapping[str, Value], error: EdgecoreError) -> EdgecoreError:
     """Why a model was not opened where nothing may fall back: opened again where all may, to see what stays behind."""
     again = runtime.session_options(1, options)
     add_npu(again, device, str(options.get("soc_model") or ""), options, allow_fallback=True)
-    _fix(again, sizes)
-    left = left_over(runtime.open_model(path, again, None))
+    left = left_over(onnx_model.open_session(path, again, None))
     if not isinstance(error, PlacementRefused) or not left:
         return error
     named = ", ".join(f"{kind} ({number})" if number > 1 else kind for kind, number in left.items())

@@ -36,7 +36,7 @@ from edgecore_onnxruntime.placement import placement_of
 def open_session(artifact: Artifact, device: str, threads: int | None, options: Mapping[str, Value]) -> TensorSession:
     """Raises as `onnx_model.read`, `onnx_model.open_session` and, elsewhere than on a CPU, `devices.open_on`."""
     path = artifact.model
-    graph = onnx_model.read(path)
+    graph = onnx_model.read(path, on_npu=device in DEVICES)
     if device not in DEVICES and any(node.operator == f"com.microsoft.{context.OPERATOR}" for node in graph.nodes):
         raise context.elsewhere(path, device)
     if device == "cpu":
@@ -45,24 +45,20 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
         from edgecore_onnxruntime.devices import check_device, open_on
 
         check_device(device)
-        sizes = batch_of_one(path, graph.inputs, device) if device in DEVICES else {}
-        session = open_on(path, threads, device, options, sizes)
+        if device in DEVICES:
+            check_fixed(path, graph.inputs, device)
+        session = open_on(path, threads, device, options)
     return OnnxRuntimeSession(session, *onnx_model.specs(graph, session), device)
 
 
-def batch_of_one(path: Path, inputs: Specs, device: str) -> dict[str, int]:
-    """An NPU takes fixed shapes: what the file leaves open at the front of an input, by name, is 1 there. Raises
-    `UnsupportedModel` for any other open dimension."""
-    front = {spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] != f"{spec.name}_0"}
-    sizes = {dim: 1 for dim in front if isinstance(dim, str)}
-    for spec in inputs:
-        if any(isinstance(dim, str) and dim not in sizes for dim in spec.shape):
-            raise UnsupportedModel(
-                f"{path.name}: {device} takes fixed shapes only, and input {spec.name!r} is {list(spec.shape)}",
-                supported="a conversion with fixed shapes; a batch that has a name may be open, and is 1",
-                hint=f"edgecore convert MODEL.onnx --backend onnxruntime --shape {spec.name}=1,3,224,224",
-            )
-    return sizes
+def check_fixed(path: Path, inputs: Specs, device: str) -> None:
+    """Raises `UnsupportedModel` for the first input that has an open dimension."""
+    if free := next((spec for spec in inputs if any(isinstance(dim, str) for dim in spec.shape)), None):
+        raise UnsupportedModel(
+            f"{path.name}: {device} takes fixed shapes only, and input {free.name!r} is {list(free.shape)}",
+            supported="a conversion with fixed shapes",
+            hint=f"edgecore convert MODEL.onnx --backend onnxruntime --shape {free.name}=1,3,224,224",
+        )
 
 
 class OnnxRuntimeSession(TensorSession):

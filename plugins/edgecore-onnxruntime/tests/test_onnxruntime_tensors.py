@@ -283,23 +283,7 @@ def test_what_fails_with_any_input_is_the_models_fault(onnxruntime: Any, tmp_pat
 
 
 @pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn")
-def test_an_npu_takes_fixed_shapes_only_and_a_batch_of_one(onnxruntime: Any, tmp_path: Path) -> None:
-    with onnxruntime.run(native(product(tmp_path / "m.onnx")), device="npu-emulator") as opened:
-        assert [spec.shape for spec in (*opened.inputs, *opened.outputs)] == [(1, 3), (1, 4), (1, 4)]
-        np.testing.assert_allclose(opened(feeds(1))["y"], right(feeds(1)), rtol=1e-2)
-        with pytest.raises(BadRequest, match=r"'x' has shape \[2, 3\]"):
-            opened(feeds(2))
-    path = one(tmp_path / "m.onnx", "Relu", shape=("batch", "length"))
-    with pytest.raises(UnsupportedModel, match=r"fixed shapes only, and input 'x' is \['batch', 'length'\]") as refused:
-        onnxruntime.run(native(path), device="npu-emulator")
+def test_an_npu_takes_fixed_shapes_only(onnxruntime: Any, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=r"fixed shapes only, and input 'x' is \['batch', 3\]") as refused:
+        onnxruntime.run(native(product(tmp_path / "m.onnx")), device="npu-emulator")
     assert "--shape x=" in refused.value.hint
-
-
-def test_a_session_is_called_by_several_threads_in_turn(session: Any) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    given = [feeds(1 + n % 5, z=np.full((1 + n % 5, 4), n, np.float32)) for n in range(40)]
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda fed: session(fed)["y"], given))
-    for fed, answer in zip(given, answers, strict=True):
-        np.testing.assert_allclose(answer, right(fed), rtol=1e-6)
