@@ -76,7 +76,13 @@ def compile(
     files += [PayloadFile(name, "weights") for name in sorted(binaries)]
     files += _copied(artifact, out) if text else []
     progress(steps, steps, "written")
-    return Made(tuple(files), notes=tuple(notes), requires=_requires(made[0]), format=SOURCES[artifact.format])
+    return Made(
+        tuple(files),
+        notes=tuple(notes),
+        requires=_requires(made[0]),
+        tools=qnn.versions(),
+        format=SOURCES[artifact.format],
+    )
 
 
 def _check(artifact: Artifact, device: str) -> None:
@@ -95,7 +101,7 @@ def _check(artifact: Artifact, device: str) -> None:
             f"QNN's compiler is not here: {why}", supported="onnxruntime-qnn on x86-64", hint=qnn.INSTALL
         )
     if artifact.task == "tensor":
-        tensors.check_fixed(artifact.model, onnx_model.read(artifact.model).inputs, NPU)
+        tensors.check_fixed(artifact.model, onnx_model.read(artifact.model, on_npu=True).inputs, NPU)
 
 
 def _compile(source: Path, to: Path, options: Mapping[str, Value], shared: bool, last: bool) -> None:

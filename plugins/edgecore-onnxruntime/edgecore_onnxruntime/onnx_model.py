@@ -7,7 +7,7 @@ What onnx's own operator cases found stands here; `benchmarks/onnxruntime_operat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,10 @@ WRONG: tuple[tuple[str, Callable[[OnnxNode, frozenset[str]], Any], str, str], ..
 called, and what is right."""
 
 
-def read(path: Path, shaped: Collection[str] = ()) -> OnnxGraph:
+def read(path: Path, shaped: Collection[str] = (), on_npu: bool = False) -> OnnxGraph:
     """What the file says, without its weights. Raises `ModelNotFound`, `CorruptModel`, and `UnsupportedModel` for an
-    input or output that is no tensor of numbers, an input without a shape that is none of `shaped`, and for `WRONG`."""
+    input or output that is no tensor of numbers, an input without a shape that is none of `shaped`, and for `WRONG`,
+    which an NPU computes right."""
     check_file(path)
     graph = read_onnx(path)
     if not graph.nodes:
@@ -60,7 +61,7 @@ def read(path: Path, shaped: Collection[str] = ()) -> OnnxGraph:
     if any(not spec.shape for spec in graph.inputs):
         _check_ranks(path, shaped)
     fed = frozenset(spec.name for spec in graph.inputs)
-    for node in graph.nodes:
+    for node in () if on_npu else graph.nodes:
         for operator, found, what, right in WRONG:
             if node.operator == operator and found(node, fed):
                 raise UnsupportedModel(
@@ -70,11 +71,13 @@ def read(path: Path, shaped: Collection[str] = ()) -> OnnxGraph:
     return graph
 
 
-def open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-    """On the CPU, as `runtime.open_model`; what onnx's own checker finds right and ONNX Runtime does not take is
+def open_session(
+    path: Path, options: ort.SessionOptions, providers: Sequence[Any] | None = (runtime.CPU,)
+) -> ort.InferenceSession:
+    """As `runtime.open_model`; what onnx's own checker finds right and ONNX Runtime does not take is
     `UnsupportedModel`."""
     try:
-        return runtime.open_model(path, options)
+        return runtime.open_model(path, options, providers)
     except CorruptModel as error:
         if fault := check(path):
             raise refused(path, fault) from None

@@ -56,8 +56,8 @@ def open_on_npu(path: Path, threads: int | None, device: str, options: Mapping[s
     """A model opened on `npu` or `npu-emulator`, with the `run` options `soc_model`, `allow_fallback` and those of
     `PROVIDER`; one that was compiled ahead of time only for the chip that it was compiled for.
 
-    Raises what `add_npu`, `onnx_model.open_session` and `context.check` do; `UnsupportedModel` names the operators that the
-    NPU does not take.
+    Raises what `add_npu`, `onnx_model.open_session` and `context.check` do; `UnsupportedModel` names the operators that
+    the NPU does not take.
     """
     asked = chip(str(options["soc_model"])) if options.get("soc_model") else ""
     if why := missing(device):
