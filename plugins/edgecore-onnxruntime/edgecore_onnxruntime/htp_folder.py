@@ -27,6 +27,7 @@ DESCRIPTION = "edgecore_htp.json"
 PREFILL, DECODE = "prefill.onnx", "decode.onnx"
 WEIGHTS, EMBEDDING = "weights.data", "embedding.data"
 VERSION = 1
+ALIGNED = 64
 MASKED = -30000.0
 """What the mask adds to scores of positions that are not seen: a float16 that stays finite with any score added."""
 
@@ -66,6 +67,7 @@ class Description:
     turnings: tuple[Turning, ...]
     masked: float = MASKED
     embedding_type: str = "float16"
+    """Of the table; `int8` is followed by a float16 scale a row, from the next multiple of `ALIGNED` bytes."""
     version: int = VERSION
 
     @property
@@ -76,15 +78,29 @@ class Description:
     def write(self, folder: Path) -> None:
         (folder / DESCRIPTION).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
-    def embedding(self, folder: Path) -> NDArray[Any]:
+    def embedding(self, folder: Path) -> NDArray[Any] | ScaledRows:
         """The table (vocab, hidden), mapped. Raises `ModelNotFound`, `CorruptModel`."""
         file = folder / EMBEDDING
         if not file.is_file():
             raise ModelNotFound(f"{file} does not exist", supported=f"{EMBEDDING} beside {DESCRIPTION}")
         shape, type = (self.vocab_size, self.hidden_size), np.dtype(self.embedding_type)
-        if file.stat().st_size < self.vocab_size * self.hidden_size * type.itemsize:
+        scales = -(-math.prod(shape) // ALIGNED) * ALIGNED if type == np.int8 else 0
+        if file.stat().st_size < max(math.prod(shape) * type.itemsize, scales and scales + 2 * self.vocab_size):
             raise CorruptModel(f"{file}: truncated: {file.stat().st_size} bytes for {shape} of {type}")
-        return np.memmap(file, type, "r", shape=shape)
+        table = np.memmap(file, type, "r", shape=shape)
+        return ScaledRows(table, np.memmap(file, np.float16, "r", scales, self.vocab_size)) if scales else table
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledRows:
+    """A table in 8 bits with a scale a row, read as one in floating point."""
+
+    levels: NDArray[np.int8]
+    scales: NDArray[np.float16]
+
+    def __getitem__(self, rows: Any) -> NDArray[np.float32]:
+        scales = self.scales[rows].astype(np.float32)
+        return np.asarray(self.levels[rows].astype(np.float32) * scales[..., None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +121,11 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        return self.elements * np.dtype(read(self.folder).embedding_type).itemsize
+        type = np.dtype(read(self.folder).embedding_type)
+        return self.elements * type.itemsize + (2 * self.shape[0] if type == np.int8 else 0)
 
     def read(self) -> NDArray[np.float32]:
-        return read(self.folder).embedding(self.folder).astype(np.float32)
+        return np.asarray(read(self.folder).embedding(self.folder)[:], np.float32)
 
 
 def described(decoder: Decoder, context: int, chunk: int) -> Description:
@@ -164,5 +181,5 @@ def _check(found: Description) -> None:
             raise ValueError(f"{name} is {value!r}, no count")
     if found.chunk > found.context:
         raise ValueError(f"chunk {found.chunk} is larger than context {found.context}")
-    if found.embedding_type not in ("float16", "float32"):
+    if found.embedding_type not in ("float16", "float32", "int8"):
         raise ValueError(f"embedding_type {found.embedding_type!r}")
