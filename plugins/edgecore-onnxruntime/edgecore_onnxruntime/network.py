@@ -118,7 +118,7 @@ class Network:
             self._computes.release()
 
     def _run(self, ids: Ids, rows: int, long: bool) -> NDArray[np.float32]:
-        session, inputs, names = self.session, self._inputs, self._layout
+        _, inputs, names = self.session, self._inputs, self._layout
         end = self.filled + len(ids)
         try:
             inputs.give(names.ids, ids[None])
@@ -128,12 +128,15 @@ class Network:
                 inputs.give(LAST, np.array([rows]))
             self._bind_logits(rows if self.sliced else len(ids))
             self._cache.give(shown, self.filled)
-            session.run_with_iobinding(self._binding)
+            self._infer()
             self._cache.took()
         except runtime.ERRORS as error:
             raise runtime.failed(error) from None
         self.filled = end
         return self._logits[: self._rows * self.vocab_size].reshape(self._rows, -1).astype(np.float32, copy=False)
+
+    def _infer(self) -> None:
+        self._session.run_with_iobinding(self._binding)
 
     def _give_mask(self, end: int, long: bool) -> int:
         """Ones; behind those of the beginning of a long sequence zeros, so many that the graph sees that it is one."""

@@ -124,8 +124,8 @@ _NOISE = re.compile(
 )
 _LACKS_MEMORY = re.compile(r"bad_alloc|out of memory|Failed to allocate memory|allocat\w+ (?:failed|memory)", re.I)
 _UNKNOWN = re.compile(
-    r"(?<!Missing )opset|not a registered function/op|No Op registered|Could not find an implementation|not implemented|"
-    r"Unsupported model IR version|Unknown model file format version|is not supported",
+    r"(?<!Missing )opset|not a registered function/op|No Op registered|Could not find an implementation|"
+    r"not implemented|Unsupported model IR version|Unknown model file format version|is not supported",
     re.I,
 )
 _NOT_THERE = re.compile(r"fallback to (?:CPU|the CPU)|disable_cpu_ep_fallback|fallback to CPU EP has been", re.I)

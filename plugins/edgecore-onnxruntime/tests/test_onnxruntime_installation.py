@@ -1,4 +1,4 @@
-"""ONNX Runtime's wheels overwrite each other: what is whole passes, a mixture is named with the command that mends it."""
+"""ONNX Runtime's wheels overwrite each other: a whole one passes, a mixture is named with the command that mends it."""
 
 from __future__ import annotations
 
