@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecore.checkpoint import Tokenizer
-from edgecore.contract import Artifact, BadRequest, Logits, Message, Placement, TextContext, TextSession, Value
+from edgecore.contract import (
+    Artifact,
+    BadRequest,
+    DeviceUnavailable,
+    Logits,
+    Message,
+    Placement,
+    TextContext,
+    TextSession,
+    Value,
+)
 from edgecore.contract.bounds import (
     SCORED_BYTES,
     check_append,
@@ -67,7 +77,7 @@ def open_network(
 ) -> Opened:
     """Raises `ModelNotFound`, `CorruptModel`, `UnsupportedModel`, `BadRequest`, `DoesNotFit`."""
     if device != "cpu":
-        raise BadRequest(
+        raise DeviceUnavailable(
             f"{artifact.format} on {device}", supported="cpu", hint="edgecore build MODEL --format onnx-htp"
         )
     found = layout.read(artifact)
