@@ -275,11 +275,11 @@ def usual(manifest: Manifest, device: str) -> Precision:
     return min(known, key=lambda p: (p.calibration == "required", not p.recommended, p.by == "both", p.bits))
 
 
-def calibrated(manifest: Manifest, device: str, task: str) -> Precision:
-    """The precision that options of quantize are tried with: one that takes calibration data where there is such, of
-    text the usual one's bits."""
-    if task == "text" and (found := usual(manifest, device)).calibration != "none":
-        return found
+def calibrated(manifest: Manifest, device: str, task: str) -> list[Precision]:
+    """The precisions that options of quantize are tried with, one after the other: those that take calibration data
+    first, of text the usual one before."""
     known = [p for p in manifest.precisions_of(task) if p.by != "convert"]
     claims = {p.name for p in claimed(manifest, device, task)}
-    return min(known, key=lambda p: (p.calibration == "none", p.name not in claims, not p.recommended, p.bits))
+    known.sort(key=lambda p: (p.calibration == "none", p.name not in claims, not p.recommended, p.bits))
+    first = [usual(manifest, device)] if task == "text" else []
+    return list(dict.fromkeys([*(p for p in first if p.calibration != "none"), *known]))

@@ -291,8 +291,8 @@ class Options(Check):
     Unknown keys and bad values are refused by the core, from the manifest, so a plugin never sees them; but what the
     manifest declares must work. One option at a time takes each of its choices, both truth values and its limits
     (for `run`), and the verb is called: on a model of the option's task, with calibration data where the precision
-    takes any, and where that is refused without. A failure means that `-O key=value` passes every check and then fails
-    in the runtime.
+    takes any, and where that is refused without; an option of some precisions alone, in one of these. A failure means
+    that `-O key=value` passes every check and then fails in the runtime.
     """
 
     seconds = 120.0
@@ -383,9 +383,9 @@ def _with_option(bench: Bench, verb: str, option: Option, value: Value) -> None:
             options=options, limits=bench.limits(task, source), deadline=bench.left,
         )  # fmt: skip
         return
-    made = jobs.calibrated(bench.manifest, bench.device, task)
-    ways = {"none": (False,), "optional": (True, False), "required": (True,)}[made.calibration]
-    for way in ways:
+    ways = {"none": (False,), "optional": (True, False), "required": (True,)}
+    tries = [(p, way) for p in jobs.calibrated(bench.manifest, bench.device, task) for way in ways[p.calibration]]
+    for number, (made, way) in enumerate(tries, 1):
         try:
             bench.backend().quantize(
                 artifact=jobs.base_of(bench, task, made.name), out=bench.folder("option"), precision=made.name,
@@ -393,5 +393,5 @@ def _with_option(bench: Bench, verb: str, option: Option, value: Value) -> None:
             )  # fmt: skip
             return
         except BadRequest:
-            if way is ways[-1]:
+            if number == len(tries):
                 raise
