@@ -62,6 +62,7 @@ class Description:
     kv_heads: int
     head_dim: int
     embedding_scale: float
+    """What rows of the table are multiplied by."""
     masks: dict[str, int]
     """Name of a mask to the positions that its layers see, their own included; 0: all."""
     turnings: tuple[Turning, ...]
@@ -130,7 +131,7 @@ class Table:
 
 def described(decoder: Decoder, context: int, chunk: int) -> Description:
     """What a session of this model's graphs needs to know."""
-    from edgecore_onnxruntime.htp_graph import mask_name, rotary_names
+    from edgecore_onnxruntime.htp_graph import hidden_scale, mask_name, rotary_names
 
     layers = range(decoder.layers)
     ropes = {rotary_names(decoder, layer): decoder.layer_rope(layer) for layer in layers}
@@ -142,7 +143,7 @@ def described(decoder: Decoder, context: int, chunk: int) -> Description:
         layers=decoder.layers,
         kv_heads=decoder.kv_heads,
         head_dim=decoder.head_dim,
-        embedding_scale=decoder.embedding_scale,
+        embedding_scale=decoder.embedding_scale / hidden_scale(decoder),
         masks={mask_name(decoder, layer): decoder.layer_window(layer) for layer in layers},
         turnings=tuple(_turning(*names, rope) for names, rope in ropes.items()),
     )

@@ -16,6 +16,7 @@ Why so, for Hexagon's HTP through QNN:
 - The embedding table stays with the session, which reads a row a token: a Gather on the NPU would need it in another
   layout than a tied head does, so twice. `Gemm` with transB takes matrices as they lie in a checkpoint.
 - Norms are `RMSNormalization`: x * x written out overflows float16. Of more than two axes HTP answers garbage.
+- What would be larger than float16 holds is kept `SMALLER`, and the norm that it enters takes it as it is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from edgecore.checkpoint import Activation, Decoder
 from edgecore_onnxruntime.nodes import TYPES, Graph
 
 EMBEDDING = "model.embed_tokens.weight"
+SMALLER = 64.0
+"""By what values are divided that real models let grow beyond 65504. A power of two: no digit is lost."""
 _NUMPY = {"f32": np.float32, "f16": np.float16}
 
 
@@ -39,6 +42,11 @@ def build(decoder: Decoder, tokens: int, context: int, precision: str = "f16") -
     precision: of weights and of all that is computed: `f16`, or `f32` for whoever calibrates and quantizes.
     """
     return _Parts(decoder, tokens, context, precision).graph()
+
+
+def hidden_scale(decoder: Decoder) -> float:
+    """What hidden states are divided by between the layers: Gemma 3's reach 104,000 in its smallest size."""
+    return SMALLER if decoder.post_norms else 1.0
 
 
 def rotary_names(decoder: Decoder, layer: int) -> tuple[str, str]:
@@ -68,7 +76,7 @@ class _Parts:
             at = f"model.layers.{layer}."
             x = self._add(x, self._attention(at, layer, x))
             x = self._add(x, self._mlp(at, x))
-        x = self._norm("model.norm", x)
+        x = self._norm("model.norm", x, hidden_scale(d))
         capped = bool(d.logit_softcap)
         logits = self._linear("lm_head", x, EMBEDDING if d.tied else "lm_head.weight", to="" if capped else "logits")
         if capped:
@@ -79,7 +87,7 @@ class _Parts:
 
     def _attention(self, at: str, layer: int, x: str) -> str:
         d, at = self.decoder, at + "self_attn."
-        x = self._rounded(self._norm(at.removesuffix("self_attn.") + "input_layernorm", x))
+        x = self._rounded(self._norm(at.removesuffix("self_attn.") + "input_layernorm", x, hidden_scale(d)))
         q = self._heads(at + "q_proj", x, d.heads, at + "q_norm")
         k = self._heads(at + "k_proj", x, d.kv_heads, at + "k_norm")
         v = self._heads(at + "v_proj", x, d.kv_heads, to=f"present.{layer}.value")
@@ -91,7 +99,7 @@ class _Parts:
         if d.sub_norms:
             x = self._norm(at + "attn_sub_norm", x)
         x = self._linear(at + "o_proj", self._rounded(x))
-        return self._norm(at.removesuffix("self_attn.") + "post_attention_layernorm", x) if d.post_norms else x
+        return self._after(at.removesuffix("self_attn.") + "post_attention_layernorm", x)
 
     def _attended(self, layer: int, q: str, k: str, v: str) -> str:
         """(tokens, query_size) of the past in the cache and of this call's own keys and values."""
@@ -138,16 +146,17 @@ class _Parts:
 
     def _mlp(self, at: str, x: str) -> str:
         d = self.decoder
-        x = self._rounded(self._norm(at + d.mlp_norm, x))
+        x = self._rounded(self._norm(at + d.mlp_norm, x, hidden_scale(d)))
         gate, up = self._linear(at + "mlp.gate_proj", x), self._linear(at + "mlp.up_proj", x)
         x = self._gated(gate, up)
         if d.sub_norms:
-            x = self._norm(at + "mlp.ffn_sub_norm", x)
+            divided = SMALLER if d.activation is Activation.RELU2 else 1.0
+            x = self._norm(at + "mlp.ffn_sub_norm", x, divided)
         x = self._linear(at + "mlp.down_proj", self._rounded(x))
-        return self._norm(at + "post_feedforward_layernorm", x) if d.post_norms else x
+        return self._after(at + "post_feedforward_layernorm", x)
 
     def _gated(self, gate: str, up: str) -> str:
-        """activation(gate) * up."""
+        """activation(gate) * up; of squared ReLU, `SMALLER` where a norm follows."""
         match self.decoder.activation:
             case Activation.SILU:
                 # gate * sigmoid(gate) in this order alone: together, HTP makes one operation of them that errs thrice
@@ -157,7 +166,8 @@ class _Parts:
                 return self._mul(self._op("Gelu", gate, approximate="tanh"), up)
             case Activation.RELU2:
                 positive = self._op("Relu", gate)
-                return self._mul(self._mul(positive, positive), up)
+                smaller = self._mul(positive, self._number(1 / SMALLER)) if self.decoder.sub_norms else positive
+                return self._mul(self._mul(smaller, positive), up)
 
     def _rounded(self, x: str) -> str:
         """What enters a projection, rounded position by position to 8 bits, where the model was trained so."""
@@ -168,9 +178,16 @@ class _Parts:
         scale = self._op("Div", self._number(127), self._op("Max", largest, self._number(1e-5)))
         return self._op("Div", self._op("Round", self._mul(x, scale)), scale)
 
-    def _norm(self, name: str, x: str) -> str:
-        inputs = [x, self._weight(name + ".weight")]
-        return self._op("RMSNormalization", *inputs, name=name, axis=-1, epsilon=self.decoder.norm_epsilon)
+    def _after(self, name: str, x: str) -> str:
+        """What a block adds to the hidden states: normed, where the family does so, and divided as they are."""
+        scale = hidden_scale(self.decoder)
+        x = self._norm(name, x) if self.decoder.post_norms else x
+        return x if scale == 1 else self._mul(x, self._number(1 / scale))
+
+    def _norm(self, name: str, x: str, divided: float = 1.0) -> str:
+        """Of an x that was divided by so much, the norm is that of x itself."""
+        epsilon = self.decoder.norm_epsilon / divided**2
+        return self._op("RMSNormalization", x, self._weight(name + ".weight"), name=name, axis=-1, epsilon=epsilon)
 
     def _linear(self, name: str, x: str, matrix: str = "", to: str = "") -> str:
         inputs = [x, self._weight(matrix or name + ".weight")]
