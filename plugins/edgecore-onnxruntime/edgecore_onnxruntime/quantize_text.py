@@ -122,6 +122,8 @@ class _Work:
             weights = _wider(self.source.weights(matrix), -matrix.columns % block)
             symmetric = self.wanted.symmetric_of(matrix.name)
             self._store(matrix, rounded(weights, block, symmetric, bits, algorithm), bits, block)
+        if left:
+            progress(len(left), len(left), "rounding")
 
     def _store(self, matrix: Matrix, made: Rounded, bits: int, block: int) -> None:
         if not np.isfinite(made.scale).all():
