@@ -39,7 +39,8 @@ class Network:
 
     length:     tokens that fit.
     long_after: longrope's original context, 0 without: the cached keys of a longer sequence are turned otherwise, and
-                the graph decides by the length of a call's mask.
+                the graph decides by the length of a call's mask. Not where the cache is handed on: there a mask is as
+                long as the text.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Network:
         self._bind_logits(1)
         self._cache: Any = self._made(kept, heads, size, length)
         self._placement = Placement()
-        self._long_after = long_after
+        self._long_after = long_after if self.shared else 0
         self._long = False
         self._computes = threading.Lock()
         self.filled = 0
