@@ -8,6 +8,7 @@ recipe does. What HTP wants of it (QNN 2.51, tried on the emulator):
 - A product gives as many bits as it takes: 8 in, 16 out it does not have.
 - With weights of 4 bits, zero points other than the middle one are subtracted wrongly (by 1,000 of 65,536 steps where
   the answer is zero): encodings of 16 bits are symmetric.
+- Zero points of matrices are nought and written all the same: without, QNN takes 4 bits for 8.
 - A bias would be a whole number of 32 bits in steps of both scales; it is added in float16 instead.
 """
 
@@ -65,7 +66,8 @@ class Plan:
 
 
 def rewrite(model: ModelProto, plan: Plan) -> None:
-    """In place. The matrices' initializers are the caller's: whole numbers under the old name, `NAME/scale` beside."""
+    """In place. The matrices' initializers are the caller's: whole numbers under the old name, `NAME/scale` and
+    `NAME/zero` beside."""
     work = _Rewriting(model)
     for node in list(model.graph.node):
         if node.op_type == "Gemm":
@@ -81,6 +83,10 @@ def scale_name(matrix: str) -> str:
     return f"{matrix}/scale"
 
 
+def zero_name(matrix: str) -> str:
+    return f"{matrix}/zero"
+
+
 class _Rewriting:
     def __init__(self, model: ModelProto) -> None:
         self.graph = model.graph
@@ -91,9 +97,8 @@ class _Rewriting:
     def product(self, node: NodeProto, how: Product) -> None:
         """The Gemm between encodings; the value that it gave keeps its name."""
         output, bias = node.output[0], node.input[2] if len(node.input) > 2 else ""
-        matrix = self._op(
-            "DequantizeLinear", [node.input[1], scale_name(node.input[1])], f"{node.input[1]}/real", axis=0
-        )
+        parts = [node.input[1], scale_name(node.input[1]), zero_name(node.input[1])]
+        matrix = self._op("DequantizeLinear", parts, f"{node.input[1]}/real", axis=0)
         x = self._through(node.input[0], how.taken)
         made = self._op("Gemm", [x, matrix], f"{node.name}/product", name=node.name, transB=1)
         self._through(made, how.given, f"{node.name}/unbiased" if bias else output)

@@ -30,7 +30,7 @@ from edgecore.contract import (
 )
 from edgecore_onnxruntime import convert_htp, htp_folder, htp_ranges
 from edgecore_onnxruntime.folder import copy_beside, open_tokenizer
-from edgecore_onnxruntime.htp_qdq import Encoding, Plan, Product, rewrite, scale_name
+from edgecore_onnxruntime.htp_qdq import Encoding, Plan, Product, rewrite, scale_name, zero_name
 from edgecore_onnxruntime.htp_ranges import Seen
 from edgecore_onnxruntime.htp_recipe import Recipe, recipe
 from edgecore_onnxruntime.model_file import check_file
@@ -52,7 +52,7 @@ def quantize(
     """Writes the folder into `out`. Raises `UnsupportedPrecision`, `UnsupportedModel`, `CorruptModel`, `BadRequest`,
     `Cancelled`."""
     wanted = recipe(precision, options)
-    source = _Source.opened(artifact.model)
+    source = _Source.opened(artifact.model if artifact.model.is_dir() else artifact.model.parent)
     if calibration is None:
         raise BadRequest(
             f"{precision} measures the ranges of activations, and no text was given to measure them on",
@@ -144,6 +144,7 @@ def _write(source: _Source, wanted: Recipe, seen: Seen, out: Path, progress: Pro
                 weights.add_matrix(
                     node.input[1], *_rounded(source, wanted, seen, smooth, node), wanted.bits_of(node.name)
                 )
+        progress(len(source.products), len(source.products), "rounding")
         for tensor in source.graphs[htp_folder.PREFILL].graph.initializer:
             if external_data_helper.uses_external_data(tensor) and tensor.name not in {
                 **weights.tensors,
@@ -242,12 +243,15 @@ class _Data:
     tensors: dict[str, TensorProto] = field(default_factory=dict)
 
     def add_matrix(self, name: str, levels: NDArray[np.int8], scale: NDArray[np.float16], bits: int) -> None:
-        if bits == 4:
-            low = levels.reshape(-1, 2).view(np.uint8) & 15
-            self._write(name, TensorProto.INT4, levels.shape, low[:, 0] | low[:, 1] << 4)
-        else:
-            self.add(name, levels)
+        self._add_levels(name, levels, bits)
         self.add(scale_name(name), scale)
+        self._add_levels(zero_name(name), np.zeros(len(scale), np.int8), bits)
+
+    def _add_levels(self, name: str, levels: NDArray[np.int8], bits: int) -> None:
+        if bits == 8:
+            return self.add(name, levels)
+        even = np.append(levels.ravel(), np.zeros(levels.size % 2, np.int8)).view(np.uint8) & 15
+        self._write(name, TensorProto.INT4, levels.shape, even[::2] | even[1::2] << 4)
 
     def add(self, name: str, values: NDArray[Any]) -> None:
         self._write(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape, values)
