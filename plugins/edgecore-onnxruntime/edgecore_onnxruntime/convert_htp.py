@@ -14,7 +14,6 @@ from edgecore.checkpoint import Checkpoint
 from edgecore.contract import (
     BadRequest,
     ConvertLimits,
-    DoesNotFit,
     Made,
     PayloadFile,
     Progress,
@@ -23,6 +22,7 @@ from edgecore.contract import (
     full_disk,
 )
 from edgecore_onnxruntime import folder, htp_folder, htp_graph, onnx_out, weights
+from edgecore_onnxruntime.convert_text import check_context, lost
 from edgecore_onnxruntime.nodes import Graph
 
 CONTEXT = 1024
@@ -43,22 +43,16 @@ def convert(
     context, chunk = sizes(limits, model.decoder.context_length)
     write(model, out, context, chunk, precision, progress)
     beside, notes = folder.write_beside(model, out)
-    lossy = [name for name in model.storage if name not in ("F32", "F16", "BF16", "TERNARY")]
-    lost = (f"dequantized from {', '.join(lossy)}: what had been lost before is not restored",) if lossy else ()
     return Made(
         files=(*payload(), *beside),
         weights=weights.measure(out / htp_folder.PREFILL),
-        notes=(*lost, *_sized(context, chunk, model), *notes),
+        notes=(*lost(model), *_sized(context, chunk, model), *notes),
     )
 
 
 def sizes(limits: ConvertLimits, trained: int) -> tuple[int, int]:
     """Context and chunk. Raises `BadRequest`, `DoesNotFit`."""
-    if limits.max_context is not None and limits.max_context > trained:
-        raise DoesNotFit(
-            f"a context of {limits.max_context} tokens; the model was trained for {trained}",
-            supported=f"up to {trained} tokens",
-        )
+    check_context(limits, trained)
     context = limits.max_context or min(trained, CONTEXT)
     chunk = limits.prefill_chunk or min(CHUNK, context)
     if chunk > context:

@@ -27,24 +27,33 @@ def convert(
 ) -> Made:  # fmt: skip
     """Writes the folder into `out`. Raises as `onnx_out.write` does, `DoesNotFit` beyond the trained context too."""
     trained = model.decoder.context_length
-    if limits.max_context is not None and limits.max_context > trained:
-        raise DoesNotFit(
-            f"a context of {limits.max_context} tokens; the model was trained for {trained}",
-            supported=f"up to {trained} tokens",
-        )
+    check_context(limits, trained)
     if precision not in nodes.TYPES:
         raise UnsupportedPrecision(f"convert does not make {precision!r}", supported=", ".join(nodes.TYPES))
     context = limits.max_context or trained
     built = graph.build(model.decoder, precision, context)
     onnx_out.write(built, model, out / folder.MODEL, out / folder.WEIGHTS, progress)
     beside, notes = folder.write_beside(model, out)
-    lossy = [name for name in model.storage if name not in ("F32", "F16", "BF16", "TERNARY")]
-    lost = (f"dequantized from {', '.join(lossy)}: what had been lost before is not restored",) if lossy else ()
     return Made(
         files=(*folder.payload([folder.MODEL, folder.WEIGHTS]), *beside, folder.write_genai(model, out, context)),
         weights=weights.measure(out / folder.MODEL),
-        notes=(*lost, *_computed_otherwise(model.decoder), *notes),
+        notes=(*lost(model), *_computed_otherwise(model.decoder), *notes),
     )
+
+
+def check_context(limits: ConvertLimits, trained: int) -> None:
+    """Raises `DoesNotFit` where more is asked for than the model was trained for."""
+    if limits.max_context is not None and limits.max_context > trained:
+        raise DoesNotFit(
+            f"a context of {limits.max_context} tokens; the model was trained for {trained}",
+            supported=f"up to {trained} tokens",
+        )
+
+
+def lost(model: Checkpoint) -> list[str]:
+    """What a quantized source had lost before, in words."""
+    lossy = [name for name in model.storage if name not in ("F32", "F16", "BF16", "TERNARY")]
+    return [f"dequantized from {', '.join(lossy)}: what had been lost before is not restored"] if lossy else []
 
 
 def _computed_otherwise(decoder: Decoder) -> Iterator[str]:
