@@ -83,7 +83,8 @@ def write(model: Checkpoint, out: Path, context: int, chunk: int, precision: str
                 if htp_graph.EMBEDDING in graph.weights:
                     onnx_out.declare(made, table, onnx_out.placed(table), htp_folder.EMBEDDING)
                 (out / name).write_bytes(made.SerializeToString(deterministic=True))
-            replace(htp_folder.described(decoder, context, chunk), embedding_type=TABLE[precision]).write(out)
+            said = htp_folder.described(decoder, context, chunk)
+            replace(said, precision=precision, embedding_type=TABLE[precision]).write(out)
     except BaseException:  # cancelled or failed: half a folder is worse than none
         for name in (*graphs, htp_folder.WEIGHTS, htp_folder.EMBEDDING, htp_folder.DESCRIPTION):
             (out / name).unlink(missing_ok=True)

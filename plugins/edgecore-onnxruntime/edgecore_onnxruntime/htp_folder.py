@@ -66,6 +66,8 @@ class Description:
     masks: dict[str, int]
     """Name of a mask to the positions that its layers see, their own included; 0: all."""
     turnings: tuple[Turning, ...]
+    precision: str = "f16"
+    """What the graphs compute in, by the precision's name."""
     masked: float = MASKED
     embedding_type: str = "float16"
     """Of the table; `int8` is followed by a float16 scale a row, from the next multiple of `ALIGNED` bytes."""

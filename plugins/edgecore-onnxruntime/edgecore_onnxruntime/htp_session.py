@@ -30,7 +30,7 @@ def open_session(
         "device": device,
         "threads": "unknown",
         "context": str(length),
-        "compute": artifact.precision,
+        "compute": artifact.precision or network.description.precision,
         "kv_cache": network.kv_type,
     }
     return OnnxruntimeSession(Opened(network, folder, frozenset(), length, conditions))

@@ -153,12 +153,14 @@ def test_an_answer_is_generated_within_the_context(session: Any) -> None:
 
 
 @emulated
-def test_a_session_says_where_it_runs_and_on_what_terms(session: Any) -> None:
+def test_a_session_says_where_it_runs_and_on_what_terms(onnxruntime: Any, made: Artifact, session: Any) -> None:
     assert session.placement.source is PlacementSource.RUNTIME_ASSIGNMENT
     assert session.placement.operators == {EMULATOR: 1.0}
     stated = {"device": EMULATOR, "threads": "unknown", "context": str(CONTEXT), "compute": "f16", "kv_cache": "f16"}
     assert session.conditions == stated
     assert session.context_length == CONTEXT
+    with onnxruntime.run(dataclasses.replace(made, precision=""), device=EMULATOR) as native:
+        assert native.conditions == stated
     for wrong in ([session.vocab_size], [-1], [0.5]):
         with pytest.raises(BadRequest):
             session.context().prefill(wrong)
