@@ -29,6 +29,7 @@ from edgecore.contract import (
 from edgecore_onnxruntime import context, onnx_model, runtime
 from edgecore_onnxruntime.chips import DEVICES
 from edgecore_onnxruntime.elements import laid, plain, to_array, to_value
+from edgecore_onnxruntime.npu_feeds import Guard, guard
 from edgecore_onnxruntime.onnx_model import Specs
 from edgecore_onnxruntime.placement import placement_of
 
@@ -39,6 +40,7 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
     graph = onnx_model.read(path, on_npu=device in DEVICES)
     if device not in DEVICES and any(node.operator == f"com.microsoft.{context.OPERATOR}" for node in graph.nodes):
         raise context.elsewhere(path, device)
+    guarded: Guard | None = None
     if device == "cpu":
         session = onnx_model.open_session(path, runtime.session_options(threads, options))
     else:
@@ -47,8 +49,9 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
         check_device(device)
         if device in DEVICES:
             check_fixed(path, graph.inputs, device)
+            guarded = guard(path, graph, device)
         session = open_on(path, threads, device, options)
-    return OnnxRuntimeSession(session, *onnx_model.specs(graph, session), device)
+    return OnnxRuntimeSession(session, *onnx_model.specs(graph, session), device, guarded)
 
 
 def check_fixed(path: Path, inputs: Specs, device: str) -> None:
@@ -64,9 +67,16 @@ def check_fixed(path: Path, inputs: Specs, device: str) -> None:
 class OnnxRuntimeSession(TensorSession):
     """A session that any number of threads may call."""
 
-    def __init__(self, session: ort.InferenceSession, inputs: Specs, outputs: Specs, device: str) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        inputs: Specs,
+        outputs: Specs,
+        device: str,
+        guarded: Guard | None = None,
+    ) -> None:
         self._session: ort.InferenceSession | None = session
-        self._inputs, self._outputs = inputs, outputs
+        self._inputs, self._outputs, self._guard = inputs, outputs, guarded
         self._names = [spec.name for spec in outputs]
         self._plain = all(plain(spec.dtype) for spec in (*inputs, *outputs))
         self._placement = placement_of(session, device)
@@ -94,6 +104,8 @@ class OnnxRuntimeSession(TensorSession):
         session = self._session
         if session is None:
             raise BadRequest("the session is closed")
+        if self._guard is not None:
+            self._guard(feeds)
         try:
             if not self._plain:
                 return self._by_values(session, feeds)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from edgecore.contract import Artifact, BadRequest, CorruptModel, TensorSpec, UnsupportedModel
+from edgecore.contract import Artifact, BadRequest, CannotDo, CorruptModel, TensorSpec, UnsupportedModel
 
 from support import onnx_graphs
 from support.onnx_graphs import INT64, WEIGHT, one, product, value, write
@@ -287,3 +287,19 @@ def test_an_npu_takes_fixed_shapes_only(onnxruntime: Any, tmp_path: Path) -> Non
     with pytest.raises(UnsupportedModel, match=r"fixed shapes only, and input 'x' is \['batch', 3\]") as refused:
         onnxruntime.run(native(product(tmp_path / "m.onnx")), device="npu-emulator")
     assert "--shape x=" in refused.value.hint
+
+
+@pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn")
+def test_numbers_that_an_npu_takes_for_others_are_refused(onnxruntime: Any, tmp_path: Path) -> None:
+    node = helper.make_node("GatherElements", ["x", "at"], ["y"])
+    path = write(tmp_path / "m.onnx", [node], [value("x", [3]), value("at", [2], INT64)], [value("y", [2])])
+    fed = {"x": np.array([1, 2, 3], np.float32), "at": np.array([2, 0])}
+    with onnxruntime.run(native(path), device="npu-emulator") as opened:
+        np.testing.assert_allclose(opened(fed)["y"], [3, 1], rtol=1e-2)
+        with pytest.raises(CannotDo, match="'at' holds the index -1"):
+            opened({**fed, "at": np.array([-1, 0])})
+        with pytest.raises(CannotDo, match="'x' holds numbers that are not finite"):
+            opened({**fed, "x": np.array([1, 2, np.inf], np.float32)})
+    constant = write(tmp_path / "c.onnx", [node], [value("x", [3])], [value("y", [2])], {"at": np.array([-1, 0])})
+    with pytest.raises(UnsupportedModel, match="GatherElements with negative indices"):
+        onnxruntime.run(native(constant), device="npu-emulator")

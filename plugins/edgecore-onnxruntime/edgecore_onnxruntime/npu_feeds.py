@@ -1,0 +1,56 @@
+"""What an NPU computes otherwise because of the numbers that it is fed: a guard before every call, that refuses them.
+
+Found by onnx's own operator cases with onnxruntime-qnn 2.7 (`benchmarks/onnxruntime_operators.py`): infinity becomes
+what is no number, and a negative index, which counts from the end elsewhere, reads or writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from edgecore.checkpoint import OnnxGraph
+from edgecore.contract import CannotDo, UnsupportedModel
+from edgecore_onnxruntime import onnx_model
+
+INDEXED = ("GatherElements", "ScatterElements")
+"""Operators whose second input is indices that QNN takes as they are."""
+Guard = Callable[[Mapping[str, NDArray[Any]]], None]
+
+
+def guard(path: Path, graph: OnnxGraph, device: str) -> Guard:
+    """Raises `CannotDo` naming the input, when it is called; `UnsupportedModel` at once for a constant."""
+    indices = {node.inputs[1]: node.operator for node in graph.nodes if node.operator in INDEXED}
+    fed = {spec.name for spec in graph.inputs}
+    if indices.keys() - fed:
+        _check_constants(path, indices, device)
+
+    def check(feeds: Mapping[str, NDArray[Any]]) -> None:
+        for name, feed in feeds.items():
+            if feed.dtype.kind == "f" and not np.isfinite(feed).all():
+                raise CannotDo(
+                    f"input {name!r} holds numbers that are not finite, and {device} has no infinity",
+                    supported="finite numbers, or --device cpu",
+                )
+            if name in indices and feed.size and feed.min() < 0:
+                raise CannotDo(
+                    f"input {name!r} holds the index {feed.min()}, and {indices[name]} on {device} counts from 0 only",
+                    supported="indices from 0, or --device cpu",
+                )
+
+    return check
+
+
+def _check_constants(path: Path, indices: Mapping[str, str], device: str) -> None:
+    for tensor in onnx_model.load(path).graph.initializer:
+        if tensor.name in indices and (numpy_helper.to_array(tensor) < 0).any():
+            raise UnsupportedModel(
+                f"{path.name}: {indices[tensor.name]} with negative indices: {device} counts from 0 only",
+                supported="indices from 0",
+                hint="--device cpu",
+            )
