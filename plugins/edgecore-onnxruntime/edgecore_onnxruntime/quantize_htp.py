@@ -157,7 +157,8 @@ def _write(source: _Source, wanted: Recipe, seen: Seen, out: Path, progress: Pro
         rewrite(graph, plan)
         _declare(graph, {**weights.tensors, **rows.tensors})
         (out / name).write_bytes(graph.SerializeToString(deterministic=True))
-    replace(source.description, embedding_type="int8").write(out)
+    precision = f"a{wanted.activation_bits}w{wanted.weight_bits}"
+    replace(source.description, precision=precision, embedding_type="int8").write(out)
     progress(1, 1, "writing")
 
 
