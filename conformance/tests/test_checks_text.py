@@ -190,14 +190,13 @@ def test_other_numbers_of_a_variant_are_unsupported_where_convert_says_so_and_a_
 
 def test_only_what_convert_notes_of_a_variant_alone_counts(bench: Bench) -> None:
     plain, variant = bench.artifact("mistral"), bench.artifact("mistral-window")
-    bench._artifacts |= {
-        (plain_name, made.precision): replace(made, notes=notes)
-        for plain_name, made, notes in (("mistral", plain, ("a",)), ("mistral-window", variant, ("a", "b")))
-    }
+    kept = dict(bench._artifacts)
+    noted = {"mistral": replace(plain, notes=("a",)), "mistral-window": replace(variant, notes=("a", "b"))}
+    bench._artifacts |= {(name, made.precision, made.format): made for name, made in noted.items()}
     try:
         assert notes_of_variant(bench, WINDOW) == ["b"]
     finally:
-        bench._artifacts |= {("mistral", plain.precision): plain, ("mistral-window", variant.precision): variant}
+        bench._artifacts |= kept
 
 
 def test_variants_have_rows_where_their_family_is_claimed() -> None:
