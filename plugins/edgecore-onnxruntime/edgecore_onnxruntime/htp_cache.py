@@ -26,6 +26,7 @@ MOST = 8 << 30
 """Bytes of all that is kept."""
 _ASKED = ("soc_model", *qnn.PROVIDER)
 """Options that may make another binary."""
+_MAKING, _DAY = "making-", 24 * 3600
 _FAILS: tuple[type[Exception], ...] = (EdgecoreError, *runtime.ERRORS)
 
 
@@ -72,7 +73,7 @@ def _key(artifact: Artifact, file: Path, device: str, options: Mapping[str, Valu
 def _keep(file: Path, kept: Path, threads: int | None, device: str, options: Mapping[str, Value]) -> None:
     """Under its final name whole or not at all; of two at once, the first one's stays."""
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix="making-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=_MAKING, ignore_cleanup_errors=True) as folder:
         session_options = runtime.session_options(threads, options)
         qnn.add_npu(session_options, device, str(options.get("soc_model") or ""), options)
         compiler = ort.ModelCompiler(session_options, file, embed_compiled_data_into_model=False)
@@ -85,8 +86,10 @@ def _keep(file: Path, kept: Path, threads: int | None, device: str, options: Map
 
 
 def _prune(folder: Path) -> None:
-    """The oldest go; the newest stays, however large."""
-    found = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    """The oldest go; the newest stays, however large, and so does what another process is making."""
+    ages = {path: path.stat().st_mtime for path in folder.iterdir()}
+    making = {path for path, time in ages.items() if path.name.startswith(_MAKING) and max(ages.values()) - time < _DAY}
+    found = sorted(ages.keys() - making, key=lambda path: ages[path], reverse=True)
     total = 0
     for number, path in enumerate(found):
         total += sum(file.stat().st_size for file in path.glob("*"))

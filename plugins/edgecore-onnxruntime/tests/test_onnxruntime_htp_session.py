@@ -207,16 +207,17 @@ def test_what_was_compiled_is_kept_for_the_next_time(
 
 
 def test_of_what_is_kept_the_least_recently_used_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for age, name in enumerate(("newest", "older", "oldest")):
+    ages = {"newest": 0, "older": 1, "oldest": 2, "making-by-another": 9, "making-by-one-that-was-killed": 200000}
+    for name, age in ages.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "graph.bin").write_bytes(bytes(10))
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+        os.utime(tmp_path / name, (1e6 - age, 1e6 - age))
     monkeypatch.setattr(htp_cache, "MOST", 20)
     htp_cache._prune(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["newest", "older"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["making-by-another", "newest", "older"]
     monkeypatch.setattr(htp_cache, "MOST", 5)
     htp_cache._prune(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["newest"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["making-by-another", "newest"]
 
 
 def _cut(file: Path) -> None:
