@@ -16,6 +16,8 @@ CHIPS = {
 }  # fmt: skip
 """The number (QNN's `soc_model`) by the name, as QNN 2.51 writes both into what it compiles: those that people buy with
 a Hexagon tensor processor (HTP)."""
+OLDEST = frozenset({"SM8350", "SC8280X", "SM8475", "QCS6490"})
+"""Those that QNN compiles for as for Hexagon v68. Beside another kind in one process the emulator fails."""
 EMULATED = "SM8750"
 """What the emulator plays where no chip is named. It must play one: without, some operators answer differently."""
 _BRANDS = {"X1E": "SC8380XP", "X1P64": "SC8380XP", "X1P66": "SC8380XP", "X2E": "SC8480XP"}

@@ -112,6 +112,7 @@ def _compile(source: Path, to: Path, options: Mapping[str, Value], shared: bool,
         made.add_session_config_entry("ep.share_ep_contexts", "1")
         made.add_session_config_entry("ep.stop_share_ep_contexts", "1" if last else "0")
     qnn.check_graph(source)
+    qnn.check_playing(chip(str(options["soc_model"])))
     try:
         embed = bool(options.get("embed")) and not shared
         ort.ModelCompiler(made, source, embed_compiled_data_into_model=embed).compile_to_file(str(to))

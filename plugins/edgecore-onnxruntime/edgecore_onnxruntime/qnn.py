@@ -12,19 +12,22 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import onnx
 import onnxruntime as ort
 
 from edgecore.contract import CorruptModel, DeviceUnavailable, EdgecoreError, PlacementRefused, UnsupportedModel, Value
 from edgecore_onnxruntime import context, onnx_model, runtime, unfit
-from edgecore_onnxruntime.chips import CHIPS, DEVICES, EMULATED, EMULATOR, NPU, chip
+from edgecore_onnxruntime.chips import CHIPS, DEVICES, EMULATED, EMULATOR, NPU, OLDEST, chip
 from edgecore_onnxruntime.model_file import check_file
 from edgecore_onnxruntime.placement import QNN, left_over
 
 INSTALL = "pip install 'edgecore-onnxruntime[qnn]'"
 PROVIDER = ("htp_performance_mode", "htp_graph_finalization_optimization_mode", "vtcm_mb")
 """Options of `run` that are handed on as they are; the manifest says which values they take."""
+_playing: WeakKeyDictionary[ort.InferenceSession, str] = WeakKeyDictionary()
+"""What is open on the emulator in this process, and the chip that it plays there."""
 
 
 def add_npu(
@@ -66,15 +69,31 @@ def open_on_npu(path: Path, threads: int | None, device: str, options: Mapping[s
     if compiled:
         context.check(compiled, path, device, asked, versions()["qnn"])
         asked = asked or compiled.chip
+    if device == EMULATOR:
+        check_playing(asked or EMULATED)
     session_options = runtime.session_options(threads, options)
     add_npu(session_options, device, asked, options, bool(options.get("allow_fallback")))
     if compiled and compiled.graphs > 1:
         session_options.add_session_config_entry("ep.share_ep_contexts", "1")
     try:
-        opened = runtime.open_model if compiled else onnx_model.open_session
-        return opened(path, session_options, None)
+        opened = (runtime.open_model if compiled else onnx_model.open_session)(path, session_options, None)
     except PlacementRefused as error:
         raise explained(path, device, options, error) from None
+    if device == EMULATOR:
+        _playing[opened] = asked or EMULATED
+    return opened
+
+
+def check_playing(wanted: str) -> None:
+    """Raises `DeviceUnavailable` where this process has a model open on an emulated chip of the other kind: computing
+    with that one would fail from now on."""
+    for other in {*_playing.values()}:
+        if (other in OLDEST) != (wanted in OLDEST):
+            raise DeviceUnavailable(
+                f"the emulator plays {other} in this process, and cannot play {wanted} beside it",
+                supported=f"{wanted} once what is open on {other} is closed, or in a process of its own",
+                hint="isolated=True, which is the default",
+            )
 
 
 def check_graph(path: Path) -> context.Context | None:
