@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edgecore.checkpoint import Decoder, Rope, RopeScaling
 from edgecore_onnxruntime.nodes import MICROSOFT, Graph
 
+_PIECE = 4096
+"""Positions computed at once: their angles are float64."""
 _SIZES = 16
 """GroupQueryAttention turns heads of multiples of it, and such a part of each."""
 
@@ -47,23 +48,21 @@ def turns_of(graph: Graph, decoder: Decoder, context: int) -> dict[Rope, Turns]:
 
 
 def _turns(graph: Graph, rope: Rope, number: str, context: int, head_dim: int) -> Turns:
-    angles, rows = np.arange(context)[:, None] * rope.frequencies(), ""
+    tables, rows = [(rope.frequencies(), context)], ""
     long = rope.scaling is RopeScaling.LONGROPE and context > rope.original_context
     if long:
-        short = angles[: rope.original_context]
-        angles = np.concatenate([short, np.arange(context)[:, None] * rope.frequencies(context)])
+        tables = [(rope.frequencies(), rope.original_context), (rope.frequencies(context), context)]
     if long or head_dim % _SIZES or rope.dim % _SIZES:
         rows = _rows(graph, rope.original_context if long else 0)
-    return Turns(
-        graph.constant(f"cos_cache{number}", _table(np.cos(angles), rope)),
-        graph.constant(f"sin_cache{number}", _table(np.sin(angles), rope)),
-        rope.dim,
-        rows,
-    )
-
-
-def _table(turns: NDArray[np.float64], rope: Rope) -> NDArray[np.float32]:
-    return (turns * rope.attention_factor).astype(np.float32)
+    cos, sin = (np.empty((sum(count for _, count in tables), rope.dim // 2), np.float32) for _ in range(2))
+    start = 0
+    for frequencies, count in tables:
+        for first in range(0, count, _PIECE):
+            angles = np.arange(first, min(first + _PIECE, count))[:, None] * frequencies
+            place = slice(start + first, start + first + len(angles))
+            cos[place], sin[place] = np.cos(angles) * rope.attention_factor, np.sin(angles) * rope.attention_factor
+        start += count
+    return Turns(graph.constant(f"cos_cache{number}", cos), graph.constant(f"sin_cache{number}", sin), rope.dim, rows)
 
 
 def _rows(graph: Graph, border: int) -> str:
