@@ -41,7 +41,7 @@ from edgecore_onnxruntime.folder import (
 from edgecore_onnxruntime.matrices import Matrix, Source
 from edgecore_onnxruntime.model_file import check_file
 from edgecore_onnxruntime.own_text import own_text
-from edgecore_onnxruntime.recipe import GPTQ, Recipe, affordable, block_of, recipe
+from edgecore_onnxruntime.recipe import GPTQ, MOST_BITS, Recipe, affordable, block_of, recipe
 from edgecore_onnxruntime.rounding import rounded
 from edgecore_onnxruntime.usage import Inputs, Pieces, walk
 from edgecore_onnxruntime.weights import measure
@@ -64,8 +64,9 @@ def quantize(
         raise BadRequest("a calibration text and self_calibration", supported="one of them")
     wanted = recipe(precision, options, own or calibration is not None)
     source, matrices = _source(artifact, wanted)
+    planned = wanted
     if "wide" not in options:
-        wanted = affordable(wanted, {m.name: (m.rows, m.columns) for m in matrices if m.in_layer})
+        wanted = affordable(planned, {m.name: (m.rows, m.columns) for m in matrices if m.in_layer})
     pieces = _pieces(artifact, source.folder, calibration, options, progress) if wanted.algorithm == GPTQ else None
     with full_disk(out):
         work = _Work(source, wanted, out / WEIGHTS)
@@ -82,7 +83,7 @@ def quantize(
     return Made(
         files=(*payload([MODEL, WEIGHTS]), *beside),
         weights=measure(out / MODEL, _fallbacks(work.made.values(), wanted)),
-        notes=(*artifact.notes, *_notes(wanted, pieces, calibration)),
+        notes=(*artifact.notes, *_narrowed(planned, wanted), *_notes(wanted, pieces, calibration)),
     )
 
 
@@ -197,6 +198,12 @@ def _fallbacks(made: Sequence[small.Small] | Any, wanted: Recipe) -> Iterator[Fa
             filled = f", rows filled up to {columns + -columns % one.block}" if columns % one.block else ""
             reason = f"rows of {columns} cannot be cut into blocks of {wanted.block_size}"
             yield Fallback(name, f"int{one.bits}, blocks of {one.block}{filled}", reason)
+
+
+def _narrowed(planned: Recipe, wanted: Recipe) -> list[str]:
+    most = MOST_BITS * wanted.bits
+    names = ", ".join(planned.wide)
+    return [f"{names} in {wanted.bits} bits: in 8 the layers had more than {most:g}"] if planned != wanted else []
 
 
 def _notes(wanted: Recipe, pieces: Pieces | None, calibration: Path | None) -> list[str]:

@@ -210,6 +210,16 @@ def test_wide_and_embedding_say_which_matrices_get_what(quantize: Quantize, litt
     assert set(bits(quantize("int8", little)[0]).values()) == {8}
 
 
+def test_wide_is_left_out_where_it_would_make_too_much_of_the_layers(
+    quantize: Quantize, onnxruntime: Any, tmp_path: Path
+) -> None:
+    every = converted(onnxruntime, tmp_path / "every", hidden=64, heads=2, kv_heads=2, intermediate=64)
+    artifact, made = quantize("int4", every)
+    assert set(bits(artifact).values()) == {4}
+    assert made.notes == ("v_proj in 4 bits: in 8 the layers had more than 4.96",)
+    assert 8 in bits(quantize("int4", every, wide="v_proj")[0]).values()
+
+
 @pytest.mark.parametrize("precision", RECIPES)
 @pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "gptq"])
 def test_an_algorithm_without_a_text(algorithm: str, precision: str, quantize: Quantize, little: Artifact) -> None:
@@ -531,3 +541,26 @@ def test_every_family_is_measured_layer_by_layer_and_runs_as_its_file_says(
         file = [np.array(rows) for rows in score(model.decoder, stored, tokens, lambda _: None)]
     with onnxruntime.run(artifact) as session:
         assert compare(file, session.score(tokens), tokens).kl_mean < bounds().kernel("int8")
+
+
+def test_onnxruntime_genai_loads_the_folder_and_answers_as_we_do(
+    onnxruntime: Any, quantize: Quantize, little: Artifact, text: Path
+) -> None:
+    genai = pytest.importorskip("onnxruntime_genai", reason="needs onnxruntime-genai")
+    artifact, _ = quantize("int4", little, calibration=text, **SHORT)
+    with onnxruntime.run(artifact) as session:
+        prompt, context = session.tokenize(TEXT)[:20], session.context()
+        logits, ours = context.prefill(prompt), list[int]()
+        while len(ours) < 10 and not set(ours) & session.eos_ids:
+            ours.append(int(logits.argmax()))
+            logits = context.step(ours[-1])
+    model = genai.Model(str(artifact.path))
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=len(prompt) + len(ours), do_sample=False)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(np.array(prompt, np.int32))
+    theirs = []
+    while not generator.is_done():
+        generator.generate_next_token()
+        theirs.append(int(generator.get_next_tokens()[0]))
+    assert theirs == ours
