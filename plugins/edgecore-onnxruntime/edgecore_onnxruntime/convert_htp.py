@@ -73,7 +73,7 @@ def write(model: Checkpoint, out: Path, context: int, chunk: int, precision: str
     places = onnx_out.placed(rest)
     try:
         with full_disk(out):
-            onnx_out.fill(table, model, onnx_out.placed(table), out / htp_folder.EMBEDDING, progress)
+            onnx_out.fill(table, model, onnx_out.placed(table), out / htp_folder.EMBEDDING, _of_table(progress))
             onnx_out.fill(rest, model, places, out / htp_folder.WEIGHTS, progress)
             for name, graph in graphs.items():
                 made = graph.model(decoder.family)
@@ -89,6 +89,11 @@ def write(model: Checkpoint, out: Path, context: int, chunk: int, precision: str
         for name in (*graphs, htp_folder.WEIGHTS, htp_folder.EMBEDDING, htp_folder.DESCRIPTION):
             (out / name).unlink(missing_ok=True)
         raise
+
+
+def _of_table(progress: Progress) -> Progress:
+    """A stage has one total."""
+    return lambda done, total, stage="": progress(done, total, f"{stage} the embedding")
 
 
 def payload() -> list[PayloadFile]:
