@@ -175,14 +175,26 @@ def read(folder: Path) -> Description:
     return found
 
 
+_COUNTS = {"context": 1 << 24, "chunk": 1 << 24, "vocab_size": 1 << 32, "hidden_size": 1 << 24, "layers": 1000,
+           "kv_heads": 1 << 16, "head_dim": 1 << 16}  # fmt: skip
+"""The largest that are believed: what is said is used to make arrays."""
+
+
 def _check(found: Description) -> None:
     if found.version != VERSION:
         raise ValueError(f"version {found.version}, and this is version {VERSION}")
-    for name in ("context", "chunk", "vocab_size", "hidden_size", "layers", "kv_heads", "head_dim"):
+    for name, most in _COUNTS.items():
         value = getattr(found, name)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} is {value!r}, no count")
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name} is {value!r}, no count up to {most}")
     if found.chunk > found.context:
         raise ValueError(f"chunk {found.chunk} is larger than context {found.context}")
     if found.embedding_type not in ("float16", "float32", "int8"):
         raise ValueError(f"embedding_type {found.embedding_type!r}")
+    numbers = [found.embedding_scale, found.masked, *found.masks.values()]
+    for turning in found.turnings:
+        numbers += [*turning.frequencies, *turning.long_frequencies, turning.long_after, turning.factor]
+        if len(turning.long_frequencies) not in (0, len(turning.frequencies)):
+            raise ValueError(f"{turning.cos} has {len(turning.long_frequencies)} long frequencies")
+    if wrong := [number for number in numbers if not isinstance(number, int | float) or not math.isfinite(number)]:
+        raise ValueError(f"{wrong[0]!r} is no number")

@@ -40,12 +40,12 @@ class Network:
         self.device = device
         d = self.description
         self._table = d.embedding(folder)
-        self._turns = {t: _turns(t, d.context, t.frequencies) for t in d.turnings}
-        self._long_turns = {t: _turns(t, d.context, t.long_frequencies or t.frequencies) for t in d.turnings}
         self._cache: dict[str, NDArray[Any]] = {}
         self._graphs: dict[int, _Graph] = {}
         for name, tokens in ((htp_folder.DECODE, 1), (htp_folder.PREFILL, d.chunk)):
             self._graphs[tokens] = _Graph(opened(folder / name), folder / name, tokens, d, self._cache)
+        self._turns = {t: _turns(t, d.context, t.frequencies) for t in d.turnings}
+        self._long_turns = {t: _turns(t, d.context, t.long_frequencies or t.frequencies) for t in d.turnings}
         self._placement = Placement()
         self._computes = threading.Lock()
         self.filled = 0

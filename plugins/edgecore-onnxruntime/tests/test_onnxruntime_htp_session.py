@@ -229,6 +229,10 @@ def _say(folder: Path, **values: Any) -> None:
     (folder / DESCRIPTION).write_text(json.dumps(said | values))
 
 
+def _turn(folder: Path, **values: Any) -> None:
+    _say(folder, turnings=[turning | values for turning in json.loads((folder / DESCRIPTION).read_text())["turnings"]])
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], type[EdgecoreError]]] = {
     "no prefill": (lambda folder: (folder / PREFILL).unlink(), ModelNotFound),
     "no decode": (lambda folder: (folder / DECODE).unlink(), ModelNotFound),
@@ -240,6 +244,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], type[EdgecoreError]]] = {
     "a list for a description": (lambda folder: (folder / DESCRIPTION).write_text("[]"), CorruptModel),
     "another version": (lambda folder: _say(folder, version=2), CorruptModel),
     "no layers": (lambda folder: _say(folder, layers=0), CorruptModel),
+    "more layers than there are": (lambda folder: _say(folder, layers=10**9), CorruptModel),
+    "a context that no memory holds": (lambda folder: _say(folder, context=10**7), CorruptModel),
+    "a scale that is no number": (lambda folder: _say(folder, embedding_scale=float("nan")), CorruptModel),
+    "a frequency of text": (lambda folder: _turn(folder, frequencies=["1"] * 16), CorruptModel),
+    "a frequency too few": (lambda folder: _turn(folder, frequencies=[1.0] * 15), CorruptModel),
     "another context": (lambda folder: _say(folder, context=16), CorruptModel),
     "another mask": (lambda folder: _say(folder, masks={"mask_window": 4}), CorruptModel),
     "a turning of text": (lambda folder: _say(folder, turnings=["cos"]), CorruptModel),
