@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from edgecore_onnxruntime import onnx_model, runtime
+from edgecore_onnxruntime import onnx_model, runtime, unfit
 
 LARGE = 1 << 30
 """Bytes of weights above which they go to a file of their own: a protobuf message ends at 2 GiB."""
@@ -37,7 +37,7 @@ def cleaned(path: Path, work: Path) -> ModelProto:
 
 def restored(model: ModelProto, source: ModelProto) -> ModelProto:
     """`model` with the source's inputs, outputs and words, and a name for each operator, by which options call it;
-    weights that the source lists as inputs are none."""
+    weights that the source lists as inputs are none. Products that QNN takes otherwise are turned round."""
     made = ModelProto()
     made.CopyFrom(model)
     weights = {tensor.name for tensor in source.graph.initializer}
@@ -45,6 +45,7 @@ def restored(model: ModelProto, source: ModelProto) -> ModelProto:
     for field, values in ((made.graph.input, inputs), (made.graph.output, outputs)):
         del field[:]
         field.extend(values)
+    unfit.mend(made)
     taken = {node.name for node in made.graph.node}
     for number, node in enumerate(made.graph.node):
         if not node.name:

@@ -45,6 +45,12 @@ UNFIT: tuple[tuple[str, Callable[[Attributes], bool], str, str], ...] = (
 
 def check(model: onnx.ModelProto, path: Path) -> None:
     """Raises `UnsupportedModel`."""
+    if named := [hard.name for hard, _ in swishes(model) if hard.name]:
+        raise UnsupportedModel(
+            f"{path.name}: {named[0]!r}: x * HardSigmoid(x) where that has a name: QNN multiplies by x twice",
+            supported="HardSigmoid(x) * x, HardSwish, or the model as convert writes it",
+            hint="edgecore convert MODEL.onnx --to onnxruntime",
+        )
     for node in nodes(model.graph):
         for operator, unfit, what, does in UNFIT:
             if node.op_type == operator and node.domain in ("", "ai.onnx") and unfit(_attributes(node)):
@@ -53,6 +59,26 @@ def check(model: onnx.ModelProto, path: Path) -> None:
                     supported="pooling without padding, or with half an odd window on every side",
                     hint="--device cpu",
                 )
+
+
+def mend(model: onnx.ModelProto) -> None:
+    """Turns x * HardSigmoid(x) round, which QNN computes right."""
+    for _, node in swishes(model):
+        node.input[0], node.input[1] = node.input[1], node.input[0]
+
+
+def swishes(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """Each HardSigmoid and the product of x and it, in that order and as HardSwish has it: QNN makes one operator of the
+    two, and where the first has a name it computes the second again."""
+    found = []
+    made = {node.output[0]: node for node in model.graph.node if node.op_type == "HardSigmoid"}
+    for node in model.graph.node:
+        hard = made.get(node.input[1]) if node.op_type == "Mul" else None
+        if hard is not None and hard.input[0] == node.input[0]:
+            alpha, beta = (_attributes(hard).get(name, usual) for name, usual in (("alpha", 0.2), ("beta", 0.5)))
+            if abs(alpha - 1 / 6) < 1e-3 and abs(beta - 0.5) < 1e-3:
+                found.append((hard, node))
+    return found
 
 
 def nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

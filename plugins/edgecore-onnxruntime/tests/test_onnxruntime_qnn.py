@@ -128,6 +128,28 @@ def test_pooling_that_ends_the_process_never_reaches_qnn(
         assert qnn.check_graph(path) is None
 
 
+def swish(path: Path, *names: str, turned: bool = False) -> Path:
+    """As MobileNet has it."""
+    hard = helper.make_node("HardSigmoid", ["x"], ["h"], alpha=1 / 6, beta=0.5, name=names[0])
+    factors = ["h", "x"] if turned else ["x", "h"]
+    mul = helper.make_node("Mul", factors, ["y"], name=names[1])
+    return write(path, [hard, mul], [value("x", [4, 64])], [value("y", [4, 64])])
+
+
+@emulated
+def test_a_product_that_qnn_multiplies_twice_is_refused_and_convert_turns_it_round(
+    onnxruntime: Any, tmp_path: Path
+) -> None:
+    due = X * np.clip(X / 6 + 0.5, 0, 1)
+    with pytest.raises(UnsupportedModel, match="'h': x \\* HardSigmoid"):
+        qnn.open_on_npu(swish(tmp_path / "m.onnx", "h", ""), 1, EMULATOR, {})
+    onnxruntime.convert(tmp_path / "m.onnx", tmp_path / "out", "f32", format="onnx")
+    made = next((tmp_path / "out").glob("*.onnx"))
+    for path in (made, swish(tmp_path / "t.onnx", "h", "m", turned=True), swish(tmp_path / "n.onnx", "", "m")):
+        session = qnn.open_on_npu(path, 1, EMULATOR, {})
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], due, atol=0.01)
+
+
 def test_what_is_inside_a_branch_is_looked_at_too(tmp_path: Path) -> None:
     inner = helper.make_graph([helper.make_node("STFT", ["a", "b"], ["c"])], "inner", [], [value("c", None)])
     node = helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
