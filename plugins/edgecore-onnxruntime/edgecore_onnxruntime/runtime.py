@@ -115,7 +115,7 @@ def give_back_memory() -> None:
 def said(error: BaseException) -> str:
     """What ONNX Runtime says, without its error codes, source files and signatures, in one line."""
     words = _NOISE.sub("", " ".join(str(error).split()))
-    return words[:400] or type(error).__name__
+    return words[:600] or type(error).__name__
 
 
 _NOISE = re.compile(
@@ -128,6 +128,7 @@ _UNKNOWN = re.compile(
     r"not implemented|Unsupported model IR version|Unknown model file format version|is not supported",
     re.I,
 )
+_NEWER = re.compile(r"Opset (?P<asked>\d+) is under development(?:.* till opset (?P<known>\d+))?", re.S)
 _NOT_THERE = re.compile(r"fallback to (?:CPU|the CPU)|disable_cpu_ep_fallback|fallback to CPU EP has been", re.I)
 
 
@@ -138,6 +139,13 @@ def unopened(path: Path, error: BaseException) -> EdgecoreError:
         return DoesNotFit(f"{path}: opening it ran out of memory", hint="a precision with fewer bits")
     if _NOT_THERE.search(words):
         return PlacementRefused(f"{path}: {words}", hint="--allow-fallback, to run the rest on the CPU")
+    if found := _NEWER.search(words):
+        known = f"up to {found['known']}" if found["known"] else ""
+        return UnsupportedModel(
+            f"{path}: operator set {found['asked']}, newer than ONNX Runtime {VERSION}",
+            supported=known,
+            hint="onnx.version_converter.convert_version, which writes an older one",
+        )
     if isinstance(error, native.NotImplemented) or _UNKNOWN.search(words):
         return UnsupportedModel(f"{path}: {words}", supported=f"operators of ONNX Runtime {VERSION}")
     return CorruptModel(f"{path}: {words}")

@@ -90,7 +90,11 @@ def test_a_sound_model_is_opened(path: Path) -> None:
         (lambda m: m.graph.initializer[0].dims.append(2**40), CorruptModel, "truncated"),
         (lambda m: setattr(m.graph.node[0], "op_type", "FluxCapacitor"), UnsupportedModel, "FluxCapacitor"),
         (lambda m: setattr(m.graph.node[0], "domain", "ai.acme"), UnsupportedModel, "ai.acme"),
-        (lambda m: setattr(m.opset_import[0], "version", 99), UnsupportedModel, "99"),
+        (
+            lambda m: setattr(m.opset_import[0], "version", 99),
+            UnsupportedModel,
+            "operator set 99, newer than ONNX Runtime",
+        ),
         (lambda m: setattr(m, "ir_version", 99), UnsupportedModel, "IR version"),
         (lambda m: m.graph.node[0].input.__setitem__(1, "nowhere"), CorruptModel, "nowhere"),
         (lambda m: m.graph.node[0].input.append("w"), CorruptModel, "input size 3"),
