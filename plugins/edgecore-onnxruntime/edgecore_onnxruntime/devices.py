@@ -13,7 +13,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from edgecore.contract import BackendUnavailable, DeviceUnavailable, Probe, ProbedDevice, Value
-from edgecore_onnxruntime import onnx_model, qnn, runtime
+from edgecore_onnxruntime import qnn, runtime
 from edgecore_onnxruntime.chips import DEVICES, EMULATED, EMULATOR
 from edgecore_onnxruntime.placement import QNN
 
@@ -52,6 +52,8 @@ def open_on(path: Path, threads: int | None, device: str, options: Mapping[str, 
 
     Raises what `onnx_model.open_session` and `qnn.open_on_npu` do; `DeviceUnavailable`.
     """
+    from edgecore_onnxruntime import onnx_model  # with onnx, which no probe needs
+
     if device in DEVICES:
         return qnn.open_on_npu(path, threads, device, options)
     check_device(device)

@@ -11,17 +11,19 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import onnx
 import onnxruntime as ort
 
 from edgecore.contract import CorruptModel, DeviceUnavailable, EdgecoreError, PlacementRefused, UnsupportedModel, Value
-from edgecore_onnxruntime import context, onnx_model, runtime, unfit
+from edgecore_onnxruntime import runtime
 from edgecore_onnxruntime.chips import CHIPS, DEVICES, EMULATED, EMULATOR, NPU, OLDEST, chip
 from edgecore_onnxruntime.model_file import check_file
 from edgecore_onnxruntime.placement import QNN, left_over
+
+if TYPE_CHECKING:
+    from edgecore_onnxruntime.context import Context
 
 INSTALL = "pip install 'edgecore-onnxruntime[qnn]'"
 PROVIDER = ("htp_performance_mode", "htp_graph_finalization_optimization_mode", "vtcm_mb")
@@ -62,6 +64,8 @@ def open_on_npu(path: Path, threads: int | None, device: str, options: Mapping[s
     Raises what `add_npu`, `onnx_model.open_session` and `context.check` do; `UnsupportedModel` names the operators that
     the NPU does not take.
     """
+    from edgecore_onnxruntime import context, onnx_model  # onnx takes as long as all else that a probe does
+
     asked = chip(str(options["soc_model"])) if options.get("soc_model") else ""
     if why := missing(device):
         raise unavailable(device, why)
@@ -96,8 +100,12 @@ def check_playing(wanted: str) -> None:
             )
 
 
-def check_graph(path: Path) -> context.Context | None:
+def check_graph(path: Path) -> Context | None:
     """What a model was compiled for, None where it was not. Raises as `check_file`, `unfit.check`, `context.read`."""
+    import onnx
+
+    from edgecore_onnxruntime import context, unfit
+
     check_file(path)
     try:
         model = onnx.load(path, load_external_data=False)
@@ -109,6 +117,8 @@ def check_graph(path: Path) -> context.Context | None:
 
 def explained(path: Path, device: str, options: Mapping[str, Value], error: EdgecoreError) -> EdgecoreError:
     """Why a model was not opened where nothing may fall back: opened again where all may, to see what stays behind."""
+    from edgecore_onnxruntime import onnx_model
+
     again = runtime.session_options(1, options)
     add_npu(again, device, str(options.get("soc_model") or ""), options, allow_fallback=True)
     left = left_over(onnx_model.open_session(path, again, None))
