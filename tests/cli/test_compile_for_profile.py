@@ -3,6 +3,7 @@ only. The toy compiles for an NPU that is not here and for the CPU that is."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,45 @@ def test_what_cannot_run_here_is_refused_before_any_work_unless_it_is_allowed(mo
     assert refused.code == 1
     assert "compiled for the npu of The Board, which is not here: there is none" in refused.err
     assert "--allow-unverified" in refused.err
+
+
+EMULATES = """
+@hookimpl
+def edgecore_probe():
+    devices = (ProbedDevice("cpu", True), ProbedDevice("npu", False, reason="there is none"),
+               ProbedDevice("npu-emulator", True))
+    return Probe(devices, {}, {})
+"""
+EMULATOR = """
+[[devices]]
+name = "npu-emulator"
+emulated = true
+
+[[claims]]
+task = "text"
+families = ["llama"]
+formats = ["toy"]
+precisions = ["f16"]
+devices = ["npu", "npu-emulator"]
+"""
+RUNS_THERE = COMPILES.replace("if artifact.requires", "if device != 'npu-emulator' and artifact.requires")
+
+
+def test_where_an_emulator_is_here_the_result_is_compared_on_it_and_not_before(
+    model: Path, board: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "site")
+    install_plugin(tmp_path / "site", hooks=RUNS_THERE + EMULATES, manifest=MANIFEST_OF_BOTH + EMULATOR)
+    refused = build(model, board)
+    assert refused.code == 1
+    assert "nothing to compare it with" in refused.err, "the toy's source is no model: it came as far as that"
+    made = build(model, board, "--allow-unverified", "--json")
+    assert made.code == 0, made.err
+    assert "which is not here" not in str(made.json["quality"])
+    identity = made.json["id"]
+    assert edgecore("run", identity, "-p", "a", "-n", "1", "--allow-unverified").code == 3, "it is for the NPU"
+    ran = edgecore("run", identity, "-p", "a", "-n", "1", "--allow-unverified", "--device", "npu-emulator")
+    assert ran.code == 0, ran.err
 
 
 def test_the_result_is_an_artifact_that_says_what_it_requires(model: Path, board: Path) -> None:

@@ -68,8 +68,8 @@ def mend(model: onnx.ModelProto) -> None:
 
 
 def swishes(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """Each HardSigmoid and the product of x and it, in that order and as HardSwish has it: QNN makes one operator of the
-    two, and where the first has a name it computes the second again."""
+    """Each HardSigmoid and the product of x and it, in that order and as HardSwish has it: QNN makes one operator of
+    the two, and where the first has a name it computes the second again."""
     found = []
     made = {node.output[0]: node for node in model.graph.node if node.op_type == "HardSigmoid"}
     for node in model.graph.node:
