@@ -7,7 +7,7 @@ from typing import Any
 
 from edgecore.cli.output import Bars, note
 from edgecore.contract.sampling import Sampling
-from edgecore.contract.sessions import TextSession
+from edgecore.contract.sessions import TensorSession, TextSession
 from edgecore.verbs.making import Making
 from edgecore.verbs.opening import Runnable, text_session
 from edgecore.verbs.opening import prepare as prepare_model
@@ -20,7 +20,7 @@ def making(how: Mapping[str, Any]) -> Making:
         backend=how.get("backend"),
         precision=how.get("precision"),
         format=how.get("format"),
-        options=how.get("options") or {},
+        options={**(how.get("options") or {}), **({"allow_fallback": "true"} if how.get("allow_fallback") else {})},
         calibration=how.get("calibration"),
         max_context=how.get("max_context"),
         prefill_chunk=how.get("prefill_chunk"),
@@ -47,6 +47,14 @@ def open_text(runnable: Runnable, how: Mapping[str, Any]) -> TextSession:
         threads=how.get("threads"),
         deadline=how.get("deadline"),
     )
+
+
+def tell_share(session: TextSession | TensorSession, how: Mapping[str, Any]) -> None:
+    """Where the work ran, by the runtime's account, for who allowed it to run elsewhere."""
+    if how.get("allow_fallback"):
+        placed = session.placement
+        shares = ", ".join(f"{share:.0%} on {unit}" for unit, share in (placed.time or placed.operators).items())
+        note(f"{'time' if placed.time else 'operators'}: {shares or 'nobody knows where'} ({placed.source.value})")
 
 
 def sampling(how: Mapping[str, Any]) -> Sampling:

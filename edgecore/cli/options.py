@@ -127,8 +127,14 @@ making: Callable[[F], F] = _all(
 )
 """What convert, quantize and build share."""
 
+_fallback: Callable[[Any], Any] = click.option(
+    "--allow-fallback",
+    is_flag=True,
+    help="Compute elsewhere what the device does not take, and tell the share (-O allow_fallback=true).",
+)
+
 using: Callable[[F], F] = _all(
-    backend, device, precision, profile, calibration, backend_options, _kept, deadline, offline
+    backend, device, _fallback, precision, profile, calibration, backend_options, _kept, deadline, offline
 )  # fmt: skip
 """What every verb shares that opens a model, and builds it where it is missing."""
 

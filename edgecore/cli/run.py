@@ -38,7 +38,7 @@ def command(model: str, prompt: str | None, inputs: Path | None, out: Path | Non
 
     Tensor models take --inputs feeds.npz and --out out.npz.
     """
-    from edgecore.cli._models import prepare
+    from edgecore.cli._models import prepare, tell_share
 
     with Bars(quiet=as_json) as bars:
         runnable = prepare(model, how, bars, say=not as_json)
@@ -49,7 +49,9 @@ def command(model: str, prompt: str | None, inputs: Path | None, out: Path | Non
             )
         from edgecore.verbs.tensors import run_feeds
 
-        shapes = run_feeds(runnable, inputs, out, threads=how["threads"], deadline=how["deadline"])
+        shapes = run_feeds(
+            runnable, inputs, out, threads=how["threads"], deadline=how["deadline"], ran=lambda s: tell_share(s, how)
+        )
         emit_json({"out": str(out), "outputs": shapes}) if as_json else note(
             f"{out}: " + ", ".join(f"{n} {s}" for n, s in shapes.items())
         )
@@ -60,6 +62,7 @@ def command(model: str, prompt: str | None, inputs: Path | None, out: Path | Non
     with open_text(runnable, how) as session:
         tokens = session.tokenize(text)
         result = stream(session, tokens, how, show=not as_json)
+        tell_share(session, how)
     if out:
         out.write_text(result["text"], encoding="utf-8")
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,16 @@ def read_feeds(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def run_feeds(
-    runnable: Runnable, inputs: Path, out: Path, *, threads: int | None = None, deadline: float | None = None
+    runnable: Runnable,
+    inputs: Path,
+    out: Path,
+    *,
+    threads: int | None = None,
+    deadline: float | None = None,
+    ran: Callable[[TensorSession], None] = lambda session: None,
 ) -> dict[str, str]:
-    """Run once and write the outputs; the file appears whole or not at all. Answers dtype and shape by output name."""
+    """Run once and write the outputs; the file appears whole or not at all. Answers dtype and shape by output name;
+    `ran` gets the session afterwards."""
     feeds = read_feeds(inputs)
     session = open_session(runnable, threads=threads, deadline=deadline)
     if not isinstance(session, TensorSession):
@@ -37,6 +45,7 @@ def run_feeds(
         raise BadRequest(f"{runnable.artifact.path} is not a tensor model", hint="edgecore run MODEL -p PROMPT")
     with session:
         outputs = session(feeds)
+        ran(session)
     partial = out.with_name(f".{out.name}.{os.getpid()}.npz")
     try:
         np.savez(partial, **outputs)  # type: ignore[arg-type]

@@ -106,3 +106,10 @@ def test_a_task_that_there_is_not_is_named_with_its_file(tmp_path):
     assert result.code != 0
     assert "'txt'" in result.err
     assert "text, tensor" in result.err
+
+
+def test_allow_fallback_is_the_option_of_that_name() -> None:
+    from edgecore.cli._models import making
+
+    assert making({"allow_fallback": True, "options": {"soc": "x"}}).options == {"soc": "x", "allow_fallback": "true"}
+    assert making({"allow_fallback": False, "options": {}}).options == {}
