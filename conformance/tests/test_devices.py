@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mutants import TRUTHFUL, write_mutant
+from mutants import TRUTHFUL, Mutant, write_mutant
 from mutants.catching import bench_of
 
 from edgecore import registry
 from edgecore.contract.manifest import Claim, Device, Manifest
+from edgecore_conformance import tensor_models as models
 from edgecore_conformance.bench import Bench
 from edgecore_conformance.check import CHECKS, Check, all_checks, row_id
 from edgecore_conformance.checks import tensor_operators
@@ -183,8 +184,6 @@ def accelerated() -> Known:
 
 def _answers(known: Known, times: float = 1.0) -> Observation:
     """Every case answered by what is due, with floats off by a factor."""
-    from edgecore_conformance import tensor_models as models
-
     seen = Observation({"cases": {}})
     for case in tensor_operators.chosen("quick", FAMILY):
         off = {
@@ -229,3 +228,62 @@ def test_on_a_processor_a_model_that_would_run_elsewhere_is_no_missing_operator(
     fed = seen.facts["cases"][name]["fed"]
     seen.facts["cases"][name] = {"fed": fed, "error": "PlacementRefused", "what": "on a gpu"}
     assert ["PlacementRefused: on a gpu" in p for p in _problems(seen, cpu)] == [True]
+
+
+# ---- devices that take fixed shapes only ----
+
+FIXED_ONLY = Mutant(
+    "fixed_only",
+    "none: an npu that says of open shapes that it has none",
+    ("tensor.values",),
+    """
+@hookimpl
+def edgecore_probe():
+    found = truthful.edgecore_probe()
+    return replace(found, devices=(*found.devices, ProbedDevice("npu", True, "an npu")))
+
+@hookimpl
+def edgecore_run(artifact, device, context_length, threads, options):
+    session = truthful.edgecore_run(artifact, "cpu", context_length, threads, options)
+    if device == "npu" and any(isinstance(n, str) for s in session.inputs for n in s.shape):
+        session.close()
+        raise UnsupportedModel("open shapes on an npu", supported="a conversion with fixed shapes")
+    return session
+""",
+    manifest=(
+        ('help = "numpy, through the BLAS that it was built with"', '[[devices]]\nname = "npu"'),
+        ('precisions = ["f32"]\ndevices = ["cpu"]', 'precisions = ["f32"]\ndevices = ["cpu", "npu"]'),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("check", "cell", "outcome"),
+    [
+        ("tensor.values", {"precision": "f32"}, Outcome.PASSED),
+        ("tensor.accuracy", {"precision": "f32"}, Outcome.PASSED),
+        ("tensor.specs", {}, Outcome.PASSED),
+        ("tensor.dynamic_shapes", {}, Outcome.UNSUPPORTED),
+        ("convert.tensors", {"format": "onnx", "precision": "f32"}, Outcome.PASSED),
+    ],
+)
+def test_tensor_models_have_fixed_shapes_for_a_device_that_takes_no_others(
+    check: str, cell: dict[str, str], outcome: Outcome, tmp_path: Path
+) -> None:
+    bench = bench_of(write_mutant(FIXED_ONLY, tmp_path / "plugin"), tmp_path / "work", "npu")
+    try:
+        row = run_row(all_checks()[check], cell, bench, tmp_path / "bundle")
+        assert (row.outcome, row.message) == (outcome, "")
+        assert bench.fixed_shapes
+    finally:
+        bench.close()
+
+
+def test_open_shapes_are_what_gets_a_size_and_a_damaged_file_has_none(tmp_path: Path, manifest: Manifest) -> None:
+    known = Known(manifest, "cpu")
+    drawn = models.graph(known, "x").write(tmp_path / "drawn.onnx")
+    assert models.fixed(drawn) == {"zeta": (4, models.WIDE), "alpha": (4, models.NARROW)}
+    name = models.input_name(models.classifier_feeds(1)[0])
+    assert models.fixed(models.classifier_feeds(1)[0])[name][0] == 1
+    (tmp_path / "half.onnx").write_bytes(drawn.read_bytes()[:40])
+    assert models.fixed(tmp_path / "half.onnx") == {}
