@@ -31,19 +31,30 @@ class Range:
 
     low: Floats
     high: Floats
+    squares: NDArray[np.float64]
+    """Sums over what was seen, `count` times in each channel."""
+    count: int = 0
 
     def of(self, values: Floats) -> None:
         flat = values.reshape(-1, values.shape[-1])
+        self.count += len(flat)
+        self.squares += np.einsum("ij,ij->j", flat, flat)
         np.minimum(self.low, flat.min(0), out=self.low)
         np.maximum(self.high, flat.max(0), out=self.high)
 
     def scaled(self, by: Floats) -> Range:
-        return Range(self.low * by, self.high * by)
+        return Range(self.low * by, self.high * by, self.squares * by**2, self.count)
 
     @property
     def ends(self) -> tuple[float, float]:
         """Of all channels; zero is always within."""
         return min(0.0, float(self.low.min())), max(0.0, float(self.high.max()))
+
+    def clearness(self, bits: int) -> float:
+        """Signal over rounding noise, in dB, where so many bits cover all of it: outliers cost all others dear."""
+        low, high = self.ends
+        step = max(high - low, 1e-12) / ((1 << bits) - 1)
+        return float(10 * np.log10(max(self.squares.mean() / self.count, 1e-30) * 12 / step**2))
 
     @property
     def largest(self) -> Floats:
@@ -62,7 +73,7 @@ class Seen:
     def add(self, name: str, values: Floats, product: bool) -> None:
         if name not in self.ranges:
             channels = values.shape[-1]
-            self.ranges[name] = Range(np.zeros(channels, np.float32), np.zeros(channels, np.float32))
+            self.ranges[name] = Range(*np.zeros((2, channels), np.float32), np.zeros(channels))
             if product:
                 self.products[name] = np.zeros((channels, channels), np.float32)
         self.ranges[name].of(values)

@@ -182,6 +182,18 @@ def _smoothing(source: _Source, wanted: Recipe, seen: Seen) -> dict[str, Floats]
     return made
 
 
+def _narrow(source: _Source, wanted: Recipe, seen: Seen, smooth: Mapping[str, Floats]) -> set[str]:
+    """The products that take and give 8 bits: those that share an input do, or none of them."""
+    found: set[str] = set()
+    for value, users in _users(source).items():
+        if wanted.bits_in(users[0].name) == 8:
+            taken = seen.ranges[value].scaled(1 / smooth[value]) if value in smooth else seen.ranges[value]
+            ranges = [taken, *(seen.ranges[node.output[0]] for node in users)]
+            if min(one.clearness(8) for one in ranges) >= wanted.clearness:
+                found.update(node.name for node in users)
+    return found
+
+
 def _users(source: _Source) -> dict[str, list[NodeProto]]:
     """Values to the products that take them."""
     found: dict[str, list[NodeProto]] = {}
@@ -196,9 +208,9 @@ def _plan(source: _Source, wanted: Recipe, seen: Seen, smooth: Mapping[str, Floa
         ends = (found.scaled(1 / smooth[value]) if value in smooth else found).ends
         return Encoding.over(*ends, bits, wanted.margin)
 
-    products = {}
+    narrow, products = _narrow(source, wanted, seen, smooth), {}
     for node in source.products:
-        bits = wanted.bits_in(node.name)
+        bits = 8 if node.name in narrow else 16
         products[node.name] = Product(node.name, encoding(node.input[0], bits), encoding(node.output[0], bits))
     kept = source.kept().items() if wanted.kv_cache == "uint8" else ()
     return Plan(products, {name: encoding(value, 8) for name, value in kept})
@@ -250,7 +262,8 @@ class _Data:
 
     def _add_levels(self, name: str, levels: NDArray[np.int8], bits: int) -> None:
         if bits == 8:
-            return self.add(name, levels)
+            self.add(name, levels)
+            return
         even = np.append(levels.ravel(), np.zeros(levels.size % 2, np.int8)).view(np.uint8) & 15
         self._write(name, TensorProto.INT4, levels.shape, even[::2] | even[1::2] << 4)
 
