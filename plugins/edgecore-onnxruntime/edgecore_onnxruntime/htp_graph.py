@@ -163,6 +163,8 @@ class _Parts:
                 # as much where there are few tokens.
                 return self._mul(self._mul(self._op("Sigmoid", gate), up), gate)
             case Activation.GELU_TANH:
+                # As above: of Gemm and Gelu HTP makes one, which errs twice as much. The Clip lets all of float16 pass.
+                gate = self._op("Clip", gate, self._number(-65504), self._number(65504))
                 return self._mul(self._op("Gelu", gate, approximate="tanh"), up)
             case Activation.RELU2:
                 positive = self._op("Relu", gate)
