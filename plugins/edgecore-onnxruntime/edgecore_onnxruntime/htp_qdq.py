@@ -106,21 +106,23 @@ class _Rewriting:
             self._op("Add", [f"{node.name}/unbiased", bias], output)
 
     def keep(self, name: str, encoding: Encoding) -> None:
-        """The cache of one layer's keys or values in whole numbers: what comes in, what goes out, and what is used."""
+        """The cache of one layer's keys or values in whole numbers: what comes in and what goes out.
+
+        This call's own stay as they are: the same levels for both, and ONNX Runtime moves a Transpose behind them that
+        HTP does not have for whole numbers.
+        """
         past, present = f"past_key_values.{name}", f"present.{name}"
         for value in (*self.graph.input, *self.graph.output):
             if value.name in (past, present):
                 value.type.tensor_type.elem_type = TensorProto.UINT8
-        maker = next(i for i, node in enumerate(self.nodes) if present in node.output)
-        self._renamed({past: f"{past}/real", present: f"{present}/real"})
-        self.nodes[maker].output[0] = f"{present}/exact"
-        after = self.nodes[maker + 1 :]
-        del self.nodes[maker + 1 :]
+        for node in self.nodes:
+            node.input[:] = [{past: f"{past}/real", present: f"{present}/exact"}.get(x, x) for x in node.input]
+            node.output[:] = [f"{present}/exact" if x == present else x for x in node.output]
         scale, zero = self._numbers(encoding)
         self._op("QuantizeLinear", [f"{present}/exact", scale, zero], present)
-        self._op("DequantizeLinear", [present, scale, zero], f"{present}/real")
-        self._op("DequantizeLinear", [past, scale, zero], f"{past}/real")
-        self.nodes.extend(after)
+        self.nodes.insert(
+            0, helper.make_node("DequantizeLinear", [past, scale, zero], [f"{past}/real"], f"{past}/real")
+        )
 
     def finish(self) -> None:
         del self.graph.node[:]
@@ -143,11 +145,6 @@ class _Rewriting:
         names = [f"scale/{encoding.scale!r}", f"zero{encoding.bits}/{encoding.zero}"]
         self._constants.update(zip(names, (scale, zero), strict=True))
         return names
-
-    def _renamed(self, names: Mapping[str, str]) -> None:
-        for node in self.nodes:
-            for i, value in enumerate(node.input):
-                node.input[i] = names.get(value, value)
 
     def _op(self, kind: str, inputs: Iterable[str], to: str, name: str = "", **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, list(inputs), [to], name or f"{to}/{kind}", **attributes))
