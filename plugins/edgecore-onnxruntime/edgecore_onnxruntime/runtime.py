@@ -1,6 +1,7 @@
-"""ONNX Runtime, and its failures in words: options of a session, models opened, typed errors, which wheel is loaded.
+"""ONNX Runtime, and its failures in words: options of a session, models opened, typed errors.
 
 Files are looked at before ONNX Runtime reads them (model_file.py): what lies outside a model's folder is not read.
+A session's threads are not in a forked child, where its first call would wait for them: workers are started anew.
 """
 
 from __future__ import annotations

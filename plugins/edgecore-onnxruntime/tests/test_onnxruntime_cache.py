@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,16 @@ def test_a_language_model_that_is_closed_leaves_no_thread_and_no_memory(tiny_onn
     threads, held = zip(*json.loads(done.stdout), strict=True)
     assert set(threads) == {threads[0]}
     assert held[-1] < held[2] + (1 << 20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the process' threads where Linux shows them")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_model_computes_on_as_many_threads_as_were_asked_for(tiny_onnx: Artifact, threads: int) -> None:
+    before = len(os.listdir("/proc/self/task"))
+    opened = Network(layout.read(tiny_onnx), runtime.session_options(threads, {}), 64)
+    assert opened.threads == threads
+    assert len(os.listdir("/proc/self/task")) == before + threads - 1, "the caller's computes too"
+    opened.close()
 
 
 def concatenating(folder: Path) -> Artifact:
