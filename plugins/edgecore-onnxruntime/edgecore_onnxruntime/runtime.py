@@ -1,7 +1,7 @@
 """ONNX Runtime, and its failures in words: options of a session, models opened, typed errors.
 
 Files are looked at before ONNX Runtime reads them (model_file.py): what lies outside a model's folder is not read.
-A session's threads are not in a forked child, where its first call would wait for them: workers are started anew.
+A forked child has a session without its threads, and computes on one alone: workers are started anew.
 """
 
 from __future__ import annotations
