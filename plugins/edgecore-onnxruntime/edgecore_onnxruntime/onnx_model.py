@@ -79,6 +79,9 @@ def open_session(
     try:
         return runtime.open_model(path, options, providers)
     except CorruptModel as error:
+        if _TWICE in error.what:
+            options.add_session_config_entry("session.x64quantprecision", "0")
+            return runtime.open_model(path, options, providers)
         if fault := check(path):
             raise refused(path, fault) from None
         raise UnsupportedModel(error.what, supported=f"what ONNX Runtime {runtime.VERSION} computes") from None
@@ -102,6 +105,8 @@ def check(path: Path) -> str:
     return ""
 
 
+_TWICE = "AddInitializedOrtValue Attempt to replace"
+"""ONNX Runtime 1.31 stumbles over a name that it gave itself, where it makes signed weights exact without VNNI."""
 _UNKNOWN = re.compile(r"No Op registered|opset|Unrecognized|version.*(?:unsupported|higher)|only supports", re.I)
 
 

@@ -3,15 +3,17 @@ activations as calibration feeds show their ranges, and the same as an NPU of Qu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization import quantize as quantize_by
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model
@@ -33,6 +35,10 @@ from edgecore_onnxruntime.convert_tensor import save, with_shapes
 from edgecore_onnxruntime.feeding import Feeding
 from edgecore_onnxruntime.onnx_model import Specs
 
+OPSET = 13
+"""The first with a scale for each channel."""
+ENDLESS = 1e30
+"""A number that stands for infinity: float32 ends at 3.4e38."""
 STORED = ("int8", "uint8", "int4", "uint4")
 NPU = {
     "a8w8": (QuantType.QUInt8, QuantType.QInt8),
@@ -86,7 +92,7 @@ def quantize(
         if precision in NPU:
             source = _for_npu(source, work, graph.inputs, graph.outputs, feeding)
         try:
-            with redirect_stdout(StringIO()):  # where calibrators tell what they do
+            with quiet():
                 model = _quantized(source, work, precision, feeding, options)
         except EdgecoreError:
             raise
@@ -106,12 +112,22 @@ def quantize(
     return made
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Calibrators tell on standard output and the root logger what they do."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _quantized(
     source: ModelProto, work: Path, precision: str, feeding: Feeding | None, options: Mapping[str, Value]
 ) -> ModelProto:
-    made = ModelProto()
-    made.CopyFrom(source)
-    add_pre_process_metadata(made)  # or the quantizer warns
+    made = _prepared(source, calibrated=feeding is not None)
     cleaning.write(made, work / "float.onnx")
     onnx.shape_inference.infer_shapes_path(work / "float.onnx", work / "inferred.onnx")
     if precision == "int8_dynamic":
@@ -123,10 +139,12 @@ def _quantized(
     common = {"calibrate_method": method, "per_channel": bool(options.get("per_channel", True))}
     ignored, types = _ignored(source, options), _types(source, options)
     if precision == "int8_static":
+        # Unsigned on both sides: sums of products of unsigned and signed bytes overflow on x86 without VNNI.
         quantize_static(
-            work / "inferred.onnx", to, feeding, quant_format=QuantFormat.QDQ, activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8, reduce_range=bool(options.get("reduce_range", False)),
-            nodes_to_exclude=ignored, extra_options={"CalibStridedMinMax": 1, **extra}, **common,
+            work / "inferred.onnx", to, feeding, quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QUInt8, reduce_range=bool(options.get("reduce_range", False)),
+            nodes_to_exclude=ignored, extra_options={"CalibStridedMinMax": 1, "WeightSymmetric": True, **extra},
+            **common,
         )  # fmt: skip
         return onnx.load(to)
     activations, weights = NPU[precision]
@@ -139,6 +157,22 @@ def _quantized(
     config.reduce_range = bool(options.get("reduce_range", False))
     quantize_by(work / "inferred.onnx", to, config)
     return onnx.load(to)
+
+
+def _prepared(source: ModelProto, calibrated: bool) -> ModelProto:
+    """As the quantizer wants a model: a scale a channel from operator set 13 on, one axis for what a Gemm adds."""
+    made = ModelProto()
+    made.CopyFrom(source)
+    opset = next((o.version for o in made.opset_import if o.domain == ""), OPSET)
+    if calibrated and opset < OPSET:
+        made = onnx.version_converter.convert_version(made, OPSET)
+    held = {tensor.name: tensor for tensor in made.graph.initializer}
+    for node in made.graph.node:
+        added = held.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if added is not None and len(added.dims) == 2 and added.dims[0] == 1:
+            del added.dims[0]
+    add_pre_process_metadata(made)  # or the quantizer warns
+    return made
 
 
 def _dynamic(work: Path, options: Mapping[str, Value]) -> ModelProto:
@@ -238,9 +272,19 @@ def _named(model: ModelProto, options: Mapping[str, Value], option: str) -> list
 
 
 def _ignored(model: ModelProto, options: Mapping[str, Value]) -> list[str]:
-    """Names of the operators that stay as they are."""
+    """Names of the operators that stay as they are: those that are to, and those of a constant that no scale holds, as
+    masks have it."""
     names, types = _listed(options, "ignored_names"), _listed(options, "ignored_types")
-    return [node.name for node in model.graph.node if node.name in names or node.op_type in types]
+    endless = {tensor.name for tensor in model.graph.initializer if _endless(tensor)}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name in names or node.op_type in types or endless & set(node.input)
+    ]
+
+
+def _endless(tensor: TensorProto) -> bool:
+    return tensor.data_type == TensorProto.FLOAT and not bool((np.abs(numpy_helper.to_array(tensor)) < ENDLESS).all())
 
 
 def _types(model: ModelProto, options: Mapping[str, Value]) -> list[str]:
