@@ -4,7 +4,7 @@ activations as calibration feeds show their ranges, and the same as an NPU of Qu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -59,7 +59,13 @@ OPTIONS = {
     "int8_static": (*_EVERYWHERE, *_CALIBRATED),
     **dict.fromkeys(NPU, (*_EVERYWHERE, *_CALIBRATED, "wide_names")),
 }
-FAULTS = (*runtime.ERRORS, AssertionError, LookupError, AttributeError, ArithmeticError)
+FAULTS: tuple[type[BaseException], ...] = (
+    *runtime.ERRORS,
+    AssertionError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+)
 """What ONNX Runtime's Python tools raise for a model that they do not know what to do with."""
 
 
@@ -260,8 +266,8 @@ def _check_options(precision: str, options: Mapping[str, Value]) -> None:
 
 def _check_ignored(model: ModelProto, options: Mapping[str, Value]) -> None:
     """Raises `BadRequest` for a name or a type that no operator has."""
-    for option, of in (("ignored_names", _name), ("wide_names", _name), ("ignored_types", _type)):
-        there = {of(node) for node in model.graph.node}
+    for option, of in (("ignored_names", "name"), ("wide_names", "name"), ("ignored_types", "op_type")):
+        there = {str(getattr(node, of)) for node in model.graph.node}
         for name in _listed(options, option):
             if name not in there:
                 raise BadRequest(f"{option}: no operator {name!r}", supported=", ".join(sorted(there - {""})))
@@ -294,7 +300,3 @@ def _types(model: ModelProto, options: Mapping[str, Value]) -> list[str]:
 
 def _listed(options: Mapping[str, Value], option: str) -> list[str]:
     return [part.strip() for part in str(options.get(option, "")).split(",") if part.strip()]
-
-
-_name: Callable[[onnx.NodeProto], str] = lambda node: str(node.name)  # noqa: E731
-_type: Callable[[onnx.NodeProto], str] = lambda node: str(node.op_type)  # noqa: E731
