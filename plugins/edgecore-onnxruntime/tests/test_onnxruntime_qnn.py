@@ -128,6 +128,55 @@ def test_pooling_that_ends_the_process_never_reaches_qnn(
         assert qnn.check_graph(path) is None
 
 
+NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+SIZES = [
+    (4, 8, {"mode": "nearest"}, False),
+    (8, 4, {"mode": "nearest"}, True),
+    (4, 7, {"mode": "nearest"}, True),
+    (4, 7, NEAREST, False),
+    (4, 8, {**NEAREST, "nearest_mode": "round_prefer_ceil"}, True),
+    (4, 7, {"mode": "linear"}, False),
+    (4, 1, {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}, True),
+]
+
+
+@emulated
+@pytest.mark.parametrize(("before", "after", "attributes", "refused"), SIZES)
+def test_resize_is_right_or_refused(
+    tmp_path: Path, before: int, after: int, attributes: dict[str, Any], refused: bool
+) -> None:
+    image = np.random.default_rng(4).standard_normal((1, 3, before, before)).astype(np.float32)
+    node = helper.make_node("Resize", ["x", "", "", "s"], ["y"], **attributes)
+    sizes = {"s": np.array([1, 3, after, after], np.int64)}
+    shapes = [value("x", list(image.shape))], [value("y", [1, 3, after, after])]
+    path = write(tmp_path / "m.onnx", [node], *shapes, sizes, opset=19)
+    if refused:
+        with pytest.raises(UnsupportedModel, match="Resize with these modes"):
+            qnn.open_on_npu(path, 1, EMULATOR, {})
+        return
+    due = runtime.open_model(path, runtime.session_options(1, {})).run(None, {"x": image})[0]
+    np.testing.assert_allclose(qnn.open_on_npu(path, 1, EMULATOR, {}).run(None, {"x": image})[0], due, atol=0.005)
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("strides", "more", "refused"), [([2, 2], [1, 1], False), ([3, 3], [1, 1], True), ([3, 2], [0, 1], False)]
+)
+def test_a_transposed_convolution_is_right_or_refused(
+    tmp_path: Path, strides: list[int], more: list[int], refused: bool
+) -> None:
+    image = np.random.default_rng(4).standard_normal((1, 3, 4, 4)).astype(np.float32)
+    weight = np.random.default_rng(5).standard_normal((3, 2, 3, 3)).astype(np.float32) / 4
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=strides, output_padding=more)
+    path = write(tmp_path / "m.onnx", [node], [value("x", [1, 3, 4, 4])], [value("y", None)], {"w": weight})
+    if refused:
+        with pytest.raises(UnsupportedModel, match="longer than its windows reach"):
+            qnn.open_on_npu(path, 1, EMULATOR, {})
+        return
+    due = runtime.open_model(path, runtime.session_options(1, {})).run(None, {"x": image})[0]
+    np.testing.assert_allclose(qnn.open_on_npu(path, 1, EMULATOR, {}).run(None, {"x": image})[0], due, atol=0.01)
+
+
 def swish(path: Path, *names: str, turned: bool = False) -> Path:
     """As MobileNet has it."""
     hard = helper.make_node("HardSigmoid", ["x"], ["h"], alpha=1 / 6, beta=0.5, name=names[0])
