@@ -67,16 +67,20 @@ WORDS = {
 }
 
 
-def compute_class(stated: str, precision: Precision | None) -> tuple[str, str]:
+def compute_class(stated: str, precision: Precision | None, rounds: bool = False) -> tuple[str, str]:
     """(key of `Bounds.kernels`, where it comes from): the coarser of what the session states and the weights imply.
 
     stated: the session's `compute` condition in the runtime's own words; the coarsest that it names counts.
+    rounds: the model itself rounds activations to 8 bits (`Decoder.int8_activations`): what differs in float16's last bit
+            before is rounded another way, and that is what int8 kernels lose.
     Kernels commonly round activations to the width of the weights within the product (llama.cpp: to 8 bits for weights
     of up to 8 bits, to float16 or bfloat16 for such weights), and runtimes do not count that as compute precision.
     """
     named = next((key for key in reversed(ORDER) if any(word in stated.lower() for word in WORDS[key])), "")
     implied = _implied(precision, stated=bool(named))
     found = max((named, implied), key=lambda key: ORDER.index(key) if key else -1)
+    if rounds and found != "f32":
+        return "int8", "the model itself rounds activations to 8 bits"
     says = f"the backend states compute {stated!r}" if named else "the backend does not state its compute precision"
     return found, says if found == named else f"{says}, and {_weights(precision)} imply {found}"
 

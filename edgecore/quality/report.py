@@ -156,7 +156,8 @@ def assess(
 def _by_logits(figures: Figures, request: Request, checks: Sequence[Check]) -> Assessment:
     """Put every figure beside its bound."""
     limits, bits = bounds(), request.bits
-    compute, origin = compute_class(request.session.conditions.get("compute", ""), request.precision)
+    stated, rounds = request.session.conditions.get("compute", ""), request.reference.decoder.int8_activations
+    compute, origin = compute_class(stated, request.precision, rounds)
     made = list(checks)
     if figures.kernels is not None:
         made.append(judging.kernels_check(figures.kernels, compute, origin, limits))

@@ -65,6 +65,14 @@ def test_the_coarser_of_stated_compute_and_weights_decides(
     assert "states compute" in origin or "does not state" in origin
 
 
+def test_a_model_that_rounds_its_own_activations_is_judged_as_int8_kernels_are_unless_all_is_computed_in_float32() -> (
+    None
+):
+    """Float16 before a rounding decides its direction: the published BitNet loses 0.019 by it alone."""
+    assert compute_class("float16", F16, rounds=True) == ("int8", "the model itself rounds activations to 8 bits")
+    assert compute_class("float32", F32, rounds=True)[0] == "f32"
+
+
 def test_bounds_grow_with_the_coarseness_of_the_arithmetic() -> None:
     kernels = bounds().kernels
     assert kernels["f32"] <= kernels["f16"] <= kernels["bf16"] < kernels["int8"] < 0.1
