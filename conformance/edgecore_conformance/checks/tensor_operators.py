@@ -170,7 +170,8 @@ def fault(case: OperatorCase, facts: Mapping[str, Any] | None, arrays: Mapping[s
             finite = np.abs(_wide(wanted)[np.isfinite(_wide(wanted))])
             atol = max(atol, HALF * float(finite.max(initial=0.0)), rounded(case.inputs))
         if not close(got, wanted, case.rtol, atol):
-            worst = float(np.nanmax(np.abs(_wide(got) - _wide(wanted)), initial=0.0))
+            with np.errstate(invalid="ignore"):
+                worst = float(np.nanmax(np.abs(_wide(got) - _wide(wanted)), initial=0.0))
             return f"{name} is off by up to {worst:.3g}"
     return ""
 
