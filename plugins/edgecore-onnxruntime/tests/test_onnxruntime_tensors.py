@@ -298,7 +298,7 @@ def test_numbers_that_an_npu_takes_for_others_are_refused(onnxruntime: Any, tmp_
         np.testing.assert_allclose(opened(fed)["y"], [3, 1], rtol=1e-2)
         with pytest.raises(CannotDo, match="'at' holds the index -1"):
             opened({**fed, "at": np.array([-1, 0])})
-        with pytest.raises(CannotDo, match="'x' holds numbers that are not finite"):
+        with pytest.raises(CannotDo, match="'x' holds infinity"):
             opened({**fed, "x": np.array([1, 2, np.inf], np.float32)})
     constant = write(tmp_path / "c.onnx", [node], [value("x", [3])], [value("y", [2])], {"at": np.array([-1, 0])})
     with pytest.raises(UnsupportedModel, match="GatherElements with negative indices"):
