@@ -7,7 +7,7 @@ step's result becomes an artifact only after it was compared with the source; un
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,24 +24,17 @@ from edgecore.contract.errors import (
     UnsupportedPrecision,
 )
 from edgecore.contract.hookspecs import ConvertLimits
-from edgecore.contract.manifest import Manifest
-from edgecore.contract.options import Value, resolve
-from edgecore.contract.precisions import Precision, PrecisionClass, select
+from edgecore.contract.options import Value
+from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.environments import find_exporter
 from edgecore.machine import profile
 from edgecore.registry import Entry
 from edgecore.sources import Source
 from edgecore.store import Staging, Store, request_id
-from edgecore.verbs import verifying
+from edgecore.verbs import choosing, verifying
 from edgecore.verbs.targets import Target, choose, format_name, locate
 from edgecore.workers import Backend, connect
-
-CONVERTED_CLASSES = (PrecisionClass.HALF, PrecisionClass.FULL)
-"""What convert makes when nothing is asked for, and what build quantizes from."""
-DEFAULT_CLASSES = (PrecisionClass.MEDIUM, *CONVERTED_CLASSES)
-"""What build makes of a text model when nothing is asked for: 8 bits a weight lose next to nothing on any. A tensor
-model gets what convert makes, because nothing here compares those with their source yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +80,24 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     """Convert and, where the precision is made that way, quantize."""
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target, making.made_format)
-    asked = making.precision or default_precision(entry, target.task, making.device)
-    precision = _select(entry, asked, target.task)
-    _check_calibration(entry, precision, making, target.task)
+    asked = making.precision or choosing.default_precision(entry, target.task, making.device)
+    precision = choosing.selected(entry, asked, target.task)
+    choosing.check_calibration(entry, precision, making.calibration, target.task)
     if target.artifact:
         return _quantize(entry, target.artifact, None, precision, making, on_progress)
     source = _source(target)
     exporter = _through_exporter(entry, source, making)
     verbs = ("convert",) if precision.by == "convert" else ("convert", "quantize")
-    options = _options(entry, making.options, verbs, target.task)
-    format = made_format(entry.ready_manifest, target.task, precision, making)
+    options = choosing.options_by_verb(entry, making.options, verbs, target.task)
+    format = choosing.made_format(entry.ready_manifest, target.task, precision, making.made_format, making.device)
     with connect(entry, memory_limit=making.memory_limit) as backend:
         first = precision
         if precision.by != "convert":
-            first = _select(entry, _first(entry, target.task, CONVERTED_CLASSES, format=format), target.task)
+            first = choosing.selected(
+                entry,
+                choosing.first_precision(entry, target.task, choosing.CONVERTED_CLASSES, format=format),
+                target.task,
+            )
         artifact = _convert(backend, source, first, format, options["convert"], making, on_progress, exporter)
         if precision.by == "convert":
             return artifact
@@ -113,8 +110,10 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target, making.made_format)
     task = target.task
-    asked = making.precision or _first(entry, task, CONVERTED_CLASSES, making.device, making.made_format)
-    precision = _select(entry, asked, task)
+    asked = making.precision or choosing.first_precision(
+        entry, task, choosing.CONVERTED_CLASSES, making.device, making.made_format
+    )
+    precision = choosing.selected(entry, asked, task)
     if precision.by == "quantize":
         raise UnsupportedPrecision(
             f"convert does not make {precision.name}; quantize does",
@@ -125,8 +124,8 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
         raise BadRequest(f"{given} is an artifact already", hint=f"edgecore quantize {given} --precision q8_0")
     source = _source(target)
     exporter = _through_exporter(entry, source, making)
-    options = _options(entry, making.options, ("convert",), task)
-    format = made_format(entry.ready_manifest, task, precision, making)
+    options = choosing.options_by_verb(entry, making.options, ("convert",), task)
+    format = choosing.made_format(entry.ready_manifest, task, precision, making.made_format, making.device)
     with connect(entry, memory_limit=making.memory_limit) as backend:
         return _convert(backend, source, precision, format, options["convert"], making, on_progress, exporter)
 
@@ -139,7 +138,7 @@ def quantize(given: str | Path, making: Making, on_progress: Progress = no_progr
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target, making.made_format)
     base = target.artifact or target.native(entry.ready_manifest)
-    precision = _select(entry, making.precision, base.task if base else target.task)
+    precision = choosing.selected(entry, making.precision, base.task if base else target.task)
     if base is None or precision.by == "convert" or (making.shapes and target.source):
         return build(given, making, on_progress)
     return _quantize(entry, base, target.source, precision, making, on_progress)
@@ -168,15 +167,17 @@ def _quantize(
     if formats and base.format not in formats and not base.native:
         raise UnsupportedPrecision(
             f"{precision.name} is made of {' or '.join(formats)}, and this is {base.format}",
-            supported=", ".join(p.name for p in _declared(entry.ready_manifest, base.task, None, base.format)),
+            supported=", ".join(
+                p.name for p in choosing.declared_precisions(entry.ready_manifest, base.task, None, base.format)
+            ),
             hint=f"edgecore build SOURCE --backend {entry.name} --precision {precision.name}",
         )
     if making.shapes:
         raise BadRequest(
             f"{base.path.name} is converted already: its shapes are what they are", hint="edgecore convert"
         )
-    _check_calibration(entry, precision, making, base.task)
-    options = _options(entry, making.options, ("quantize",), base.task)
+    choosing.check_calibration(entry, precision, making.calibration, base.task)
+    options = choosing.options_by_verb(entry, making.options, ("quantize",), base.task)
     with connect(entry, memory_limit=making.memory_limit) as backend:
         source = source or verifying.source_of(base, making.offline, on_progress)
         return _quantized(backend, base, source, precision, options["quantize"], making, on_progress)
@@ -341,63 +342,6 @@ def step_of(verb: str, backend: Backend, precision: str, options: Mapping[str, V
     }
 
 
-def _options(
-    entry: Entry, given: Mapping[str, Value], verbs: tuple[str, ...], task: str | None
-) -> dict[str, dict[str, Value]]:
-    """Options sorted to the verbs that declare them for the task. A key that none declares is refused, naming what
-    exists."""
-    manifest = entry.ready_manifest
-    known = {verb: {o.name for o in manifest.options_of(verb)} for verb in verbs}
-    unknown = set(given) - set().union(*known.values())
-    if unknown:
-        resolve([o for verb in verbs for o in manifest.options_of(verb)], given, " and ".join(verbs), entry.name, task)
-    return {
-        verb: resolve(manifest.options_of(verb), {k: v for k, v in given.items() if k in names}, verb, entry.name, task)
-        for verb, names in known.items()
-    }
-
-
-def made_format(manifest: Manifest, task: str | None, precision: Precision, making: Making) -> str:
-    """What convert writes for a precision: the format asked for, else the first that claims it on the device asked for,
-    or at all. Raises `BadRequest` for a format that the backend does not make of it."""
-    formats = manifest.formats_of(task)
-    fitting = manifest.formats_of(task, precision.name, making.device) or manifest.formats_of(task, precision.name)
-    asked = making.made_format
-    if asked and asked not in formats:
-        raise BadRequest(f"backend {manifest.name!r} does not write {asked!r}", supported=", ".join(formats))
-    if asked and asked not in fitting:
-        raise BadRequest(f"{precision.name} is not made as {asked}", supported=", ".join(fitting))
-    return asked or fitting[0]
-
-
-def default_precision(entry: Entry, task: str | None, device: str | None = None) -> str:
-    """What is made when nothing is asked for."""
-    return _first(entry, task, CONVERTED_CLASSES if task == "tensor" else DEFAULT_CLASSES, device)
-
-
-def _first(
-    entry: Entry,
-    task: str | None,
-    classes: Iterable[PrecisionClass],
-    device: str | None = None,
-    format: str | None = None,
-) -> str:
-    """The first of the classes that the backend has for the task, device and format, else its first precision."""
-    declared = _declared(entry.ready_manifest, task, device, format)
-    return next((c.value for c in classes if any(p.precision_class is c for p in declared)), declared[0].name)
-
-
-def _declared(manifest: Manifest, task: str | None, device: str | None, format: str | None) -> tuple[Precision, ...]:
-    """Precisions of a task on a device; of those, the ones that are claimed in a format where any is."""
-    found = manifest.precisions_of(task, device)
-    claimed = {claim.precision for claim in manifest.claims if claim.format == format}
-    return tuple(p for p in found if p.name in claimed) or found
-
-
-def _select(entry: Entry, asked: str, task: str | None) -> Precision:
-    return select(entry.ready_manifest.precisions_of(task), asked, entry.name, task)
-
-
 def _source(target: Target) -> Source:
     if target.source is None:
         raise UnsupportedModel(
@@ -405,24 +349,6 @@ def _source(target: Target) -> Source:
             supported="a Hugging Face folder, a GGUF file, an ONNX file",
         )
     return target.source
-
-
-def _check_calibration(entry: Entry, precision: Precision, making: Making, task: str | None) -> None:
-    """Refuse a precision that needs calibration data, and data that is not there, before anything is converted."""
-    if making.calibration is not None:
-        if not making.calibration.exists():
-            raise BadRequest(
-                f"calibration data {making.calibration} does not exist",
-                supported="a UTF-8 text file (text models) or a folder of .npz files (tensor models)",
-            )
-    elif precision.calibration == "required":
-        raise UnsupportedPrecision(
-            f"{precision.name} needs calibration data and none was given",
-            supported=", ".join(
-                p.name for p in entry.ready_manifest.precisions_of(task) if p.calibration != "required"
-            ),
-            hint=f"the same command with --calibration {'FOLDER' if task == 'tensor' else 'FILE.txt'}",
-        )
 
 
 def origin(source: Source) -> dict[str, Any]:

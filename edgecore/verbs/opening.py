@@ -14,8 +14,8 @@ from edgecore.contract.progress import Progress, no_progress
 from edgecore.contract.sessions import TensorSession, TextSession
 from edgecore.registry import Entry
 from edgecore.store import Store
+from edgecore.verbs import choosing, verifying
 from edgecore.verbs import making as make
-from edgecore.verbs import verifying
 from edgecore.verbs.making import Making
 from edgecore.verbs.targets import Target, choose, locate
 from edgecore.workers import connect
@@ -77,7 +77,7 @@ def artifact_of(
         artifact = target.native(manifest)
     if artifact is None:
         task = target.task
-        asked = making.precision or make.default_precision(entry, task, making.device)
+        asked = making.precision or choosing.default_precision(entry, task, making.device)
         wanted = select(manifest.precisions_of(task), asked, entry.name, task).name
         say(f"{given}: building {wanted} for {entry.name}, unless it is stored already")
         return make.build(given, replace(making, backend=making.backend or entry.name), on_progress)

@@ -1,0 +1,96 @@
+"""What a request means for one backend: which precision, in which format, with which options, before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from edgecore.contract.errors import BadRequest, UnsupportedPrecision
+from edgecore.contract.manifest import Manifest
+from edgecore.contract.options import Value, resolve
+from edgecore.contract.precisions import Precision, PrecisionClass, select
+from edgecore.registry import Entry
+
+CONVERTED_CLASSES = (PrecisionClass.HALF, PrecisionClass.FULL)
+"""What convert makes when nothing is asked for, and what build quantizes from."""
+DEFAULT_CLASSES = (PrecisionClass.MEDIUM, *CONVERTED_CLASSES)
+"""What build makes of a text model when nothing is asked for: 8 bits a weight lose next to nothing on any. A tensor
+model gets what convert makes, because nothing here compares those with their source yet."""
+
+
+def made_format(
+    manifest: Manifest, task: str | None, precision: Precision, asked: str | None, device: str | None
+) -> str:
+    """What convert writes for a precision: the format asked for, else the first that claims it on the device asked for,
+    or at all. Raises `BadRequest` for a format that the backend does not make of it."""
+    formats = manifest.formats_of(task)
+    fitting = manifest.formats_of(task, precision.name, device) or manifest.formats_of(task, precision.name)
+    if asked and asked not in formats:
+        raise BadRequest(f"backend {manifest.name!r} does not write {asked!r}", supported=", ".join(formats))
+    if asked and asked not in fitting:
+        raise BadRequest(f"{precision.name} is not made as {asked}", supported=", ".join(fitting))
+    return asked or fitting[0]
+
+
+def default_precision(entry: Entry, task: str | None, device: str | None = None) -> str:
+    """What is made when nothing is asked for."""
+    return first_precision(entry, task, CONVERTED_CLASSES if task == "tensor" else DEFAULT_CLASSES, device)
+
+
+def first_precision(
+    entry: Entry,
+    task: str | None,
+    classes: Iterable[PrecisionClass],
+    device: str | None = None,
+    format: str | None = None,
+) -> str:
+    """The first of the classes that the backend has for the task, device and format, else its first precision."""
+    declared = declared_precisions(entry.ready_manifest, task, device, format)
+    return next((c.value for c in classes if any(p.precision_class is c for p in declared)), declared[0].name)
+
+
+def declared_precisions(
+    manifest: Manifest, task: str | None, device: str | None, format: str | None
+) -> tuple[Precision, ...]:
+    """Precisions of a task on a device; of those, the ones that are claimed in a format where any is."""
+    found = manifest.precisions_of(task, device)
+    claimed = {claim.precision for claim in manifest.claims if claim.format == format}
+    return tuple(p for p in found if p.name in claimed) or found
+
+
+def selected(entry: Entry, asked: str, task: str | None) -> Precision:
+    return select(entry.ready_manifest.precisions_of(task), asked, entry.name, task)
+
+
+def check_calibration(entry: Entry, precision: Precision, calibration: Path | None, task: str | None) -> None:
+    """Refuse a precision that needs calibration data, and data that is not there, before anything is converted."""
+    if calibration is not None:
+        if not calibration.exists():
+            raise BadRequest(
+                f"calibration data {calibration} does not exist",
+                supported="a UTF-8 text file (text models) or a folder of .npz files (tensor models)",
+            )
+    elif precision.calibration == "required":
+        raise UnsupportedPrecision(
+            f"{precision.name} needs calibration data and none was given",
+            supported=", ".join(
+                p.name for p in entry.ready_manifest.precisions_of(task) if p.calibration != "required"
+            ),
+            hint=f"the same command with --calibration {'FOLDER' if task == 'tensor' else 'FILE.txt'}",
+        )
+
+
+def options_by_verb(
+    entry: Entry, given: Mapping[str, Value], verbs: tuple[str, ...], task: str | None
+) -> dict[str, dict[str, Value]]:
+    """Options sorted to the verbs that declare them for the task. A key that none declares is refused, naming what
+    exists."""
+    manifest = entry.ready_manifest
+    known = {verb: {o.name for o in manifest.options_of(verb)} for verb in verbs}
+    unknown = set(given) - set().union(*known.values())
+    if unknown:
+        resolve([o for verb in verbs for o in manifest.options_of(verb)], given, " and ".join(verbs), entry.name, task)
+    return {
+        verb: resolve(manifest.options_of(verb), {k: v for k, v in given.items() if k in names}, verb, entry.name, task)
+        for verb, names in known.items()
+    }
