@@ -71,8 +71,8 @@ def compute_class(stated: str, precision: Precision | None, rounds: bool = False
     """(key of `Bounds.kernels`, where it comes from): the coarser of what the session states and the weights imply.
 
     stated: the session's `compute` condition in the runtime's own words; the coarsest that it names counts.
-    rounds: the model itself rounds activations to 8 bits (`Decoder.int8_activations`): what differs in the last bit of 16
-            before is rounded another way, and that is what int8 kernels lose.
+    rounds: the model itself rounds activations to 8 bits (`Decoder.int8_activations`): what differs in the last bit
+            before that is rounded another way, and so costs what int8 kernels do.
     Kernels commonly round activations to the width of the weights within the product (llama.cpp: to 8 bits for weights
     of up to 8 bits, to float16 or bfloat16 for such weights), and runtimes do not count that as compute precision.
     """

@@ -1,4 +1,4 @@
-"""What a request means for one backend: which precision, in which format, with which options, before anything is made."""
+"""What a request means for one backend, before anything is made: precision, format, options."""
 
 from __future__ import annotations
 
