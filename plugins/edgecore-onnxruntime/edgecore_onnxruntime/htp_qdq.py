@@ -60,7 +60,7 @@ class Plan:
     """How a graph is rewritten; prefill and decode alike, so that what they share fits both."""
 
     products: Mapping[str, Product]
-    """By the Gemm's name."""
+    """By the Gemm's name; those that are not there stay in float16."""
     kept: Mapping[str, Encoding]
     """Of the KV cache in 8 bits, by `I.key` and `I.value`; none where it stays in float16."""
 
@@ -70,7 +70,7 @@ def rewrite(model: ModelProto, plan: Plan) -> None:
     `NAME/zero` beside."""
     work = _Rewriting(model)
     for node in list(model.graph.node):
-        if node.op_type == "Gemm":
+        if node.op_type == "Gemm" and node.name in plan.products:
             work.product(node, plan.products[node.name])
         else:
             work.nodes.append(node)
@@ -154,4 +154,4 @@ class _Rewriting:
 def _rounded_up(scale: float) -> float:
     """The next float16 that is not less."""
     made = np.float16(max(scale, _LEAST))
-    return float(made if made >= scale else np.nextafter(made, np.float16(np.inf)))
+    return float(made if float(made) >= scale else np.nextafter(made, np.float16(np.inf)))

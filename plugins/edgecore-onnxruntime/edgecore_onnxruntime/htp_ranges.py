@@ -35,6 +35,11 @@ class Range:
     """Sums over what was seen, `count` times in each channel."""
     count: int = 0
 
+    @classmethod
+    def none(cls, channels: int) -> Range:
+        """Of nothing yet."""
+        return cls(np.zeros(channels, np.float32), np.zeros(channels, np.float32), np.zeros(channels))
+
     def of(self, values: Floats) -> None:
         flat = values.reshape(-1, values.shape[-1])
         self.count += len(flat)
@@ -57,6 +62,12 @@ class Range:
         return float(10 * np.log10(max(self.squares.mean() / self.count, 1e-30) * 12 / step**2))
 
     @property
+    def level(self) -> float:
+        """What the median channel carries over a step of 16 bits, in dB."""
+        carried = np.sqrt(max(float(np.median(self.squares)) / max(self.count, 1), 1e-30))
+        return float(20 * np.log10(carried * 32767 / max(*np.abs(self.ends), 1e-12)))
+
+    @property
     def largest(self) -> Floats:
         return np.asarray(np.maximum(np.abs(self.low), np.abs(self.high)))
 
@@ -73,7 +84,7 @@ class Seen:
     def add(self, name: str, values: Floats, product: bool) -> None:
         if name not in self.ranges:
             channels = values.shape[-1]
-            self.ranges[name] = Range(*np.zeros((2, channels), np.float32), np.zeros(channels))
+            self.ranges[name] = Range.none(channels)
             if product:
                 self.products[name] = np.zeros((channels, channels), np.float32)
         self.ranges[name].of(values)

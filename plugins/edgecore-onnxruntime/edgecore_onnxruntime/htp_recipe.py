@@ -18,6 +18,13 @@ WIDE = ("mlp.down_proj", "self_attn.o_proj", "lm_head")
 SmolLM2 loses a KL of 0.55 by it alone. What o_proj gives lands in the residual stream: a third of what is lost in all
 of the random families. The head: 0.02, since a tied one cannot be smoothed."""
 
+LEAST_LEVEL = 25.0
+"""In dB. Where what enters a product leaves its median channel less over a step of 16 bits, the product stays in
+float16: two of SmolLM2's thirty down_proj, of whose input one token in one channel holds nearly all."""
+LEVEL_OF_4_BITS = 50.0
+"""The same of what a product gives: below it a matrix gets 8 bits instead of 4. With 4, HTP's products of 16-bit
+activations are off by three to five steps, all to one side; with 8 by a third of one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:

@@ -22,6 +22,7 @@ from edgecore.contract import (
     Artifact,
     BadRequest,
     CorruptModel,
+    Fallback,
     Made,
     Progress,
     UnsupportedModel,
@@ -32,7 +33,7 @@ from edgecore_onnxruntime import convert_htp, htp_folder, htp_ranges
 from edgecore_onnxruntime.folder import copy_beside, open_tokenizer
 from edgecore_onnxruntime.htp_qdq import Encoding, Plan, Product, rewrite, scale_name, zero_name
 from edgecore_onnxruntime.htp_ranges import Seen
-from edgecore_onnxruntime.htp_recipe import Recipe, recipe
+from edgecore_onnxruntime.htp_recipe import LEAST_LEVEL, LEVEL_OF_4_BITS, Recipe, recipe
 from edgecore_onnxruntime.model_file import check_file
 from edgecore_onnxruntime.weights import measure
 
@@ -61,9 +62,10 @@ def quantize(
         )
     pieces = _pieces(source, text.read_text(calibration), options)
     seen = source.watched(wanted, pieces, progress)
+    fallbacks = tuple(_fallbacks(source, wanted, seen))
     with full_disk(out):
         try:
-            _write(source, wanted, seen, out, progress)
+            plan = _write(source, wanted, seen, out, progress)
         except BaseException:  # cancelled or failed: half a folder is worse than none
             for name in (*GRAPHS, htp_folder.WEIGHTS, htp_folder.EMBEDDING, htp_folder.DESCRIPTION):
                 (out / name).unlink(missing_ok=True)
@@ -71,8 +73,8 @@ def quantize(
         beside = copy_beside(source.folder, out)
     return Made(
         files=(*convert_htp.payload(), *beside),
-        weights=measure(out / htp_folder.PREFILL),
-        notes=(*artifact.notes, *_notes(wanted, pieces)),
+        weights=measure(out / htp_folder.PREFILL, fallbacks),
+        notes=(*artifact.notes, *_notes(wanted, plan, pieces)),
     )
 
 
@@ -132,7 +134,7 @@ def _pieces(source: _Source, data: str, options: Mapping[str, Value]) -> list[li
     return text.samples(tokenizer, data, count, length)
 
 
-def _write(source: _Source, wanted: Recipe, seen: Seen, out: Path, progress: Progress) -> None:
+def _write(source: _Source, wanted: Recipe, seen: Seen, out: Path, progress: Progress) -> Plan:
     smooth = _smoothing(source, wanted, seen)
     plan = _plan(source, wanted, seen, smooth)
     with (out / htp_folder.WEIGHTS).open("xb") as stream, (out / htp_folder.EMBEDDING).open("xb") as table:
@@ -140,16 +142,15 @@ def _write(source: _Source, wanted: Recipe, seen: Seen, out: Path, progress: Pro
         _embedding(source, rows)
         for done, node in enumerate(source.products):
             progress(done, len(source.products), "rounding")
-            if node.input[1] not in rows.tensors:
-                weights.add_matrix(
-                    node.input[1], *_rounded(source, wanted, seen, smooth, node), wanted.bits_of(node.name)
-                )
+            name, bits = node.input[1], _bits_of(wanted, seen, node)
+            if name not in rows.tensors and bits:
+                weights.add_matrix(name, *_rounded(source, wanted, seen, smooth, node), bits)
+            elif name not in rows.tensors:
+                weights.add(name, (source.read(name) * smooth.get(node.input[0], 1)).astype(np.float16))
         progress(len(source.products), len(source.products), "rounding")
         for tensor in source.graphs[htp_folder.PREFILL].graph.initializer:
-            if external_data_helper.uses_external_data(tensor) and tensor.name not in {
-                **weights.tensors,
-                **rows.tensors,
-            }:
+            written = tensor.name in weights.tensors or tensor.name in rows.tensors
+            if external_data_helper.uses_external_data(tensor) and not written:
                 values = source.read(tensor.name).astype(np.float32)
                 values = values / smooth[tensor.name] if tensor.name in smooth else values
                 weights.add(tensor.name, values.astype(np.float16))
@@ -160,6 +161,7 @@ def _write(source: _Source, wanted: Recipe, seen: Seen, out: Path, progress: Pro
     precision = f"a{wanted.activation_bits}w{wanted.weight_bits}"
     replace(source.description, precision=precision, embedding_type="int8").write(out)
     progress(1, 1, "writing")
+    return plan
 
 
 def _smoothing(source: _Source, wanted: Recipe, seen: Seen) -> dict[str, Floats]:
@@ -182,12 +184,30 @@ def _smoothing(source: _Source, wanted: Recipe, seen: Seen) -> dict[str, Floats]
     return made
 
 
+def _bits_of(wanted: Recipe, seen: Seen, node: NodeProto) -> int:
+    """Of its matrix; 0 for a product that stays in float16."""
+    bits, inner = wanted.bits_of(node.name), ".layers." in node.name
+    if inner and seen.ranges[node.input[0]].level < LEAST_LEVEL:
+        return 0
+    return 8 if inner and seen.ranges[node.output[0]].level < LEVEL_OF_4_BITS else bits
+
+
+def _fallbacks(source: _Source, wanted: Recipe, seen: Seen) -> Iterator[Fallback]:
+    for node in source.products:
+        bits = _bits_of(wanted, seen, node)
+        if bits != wanted.bits_of(node.name):
+            why = "what it gives is too small beside its outliers for HTP's products of 4 bits"
+            if not bits:
+                why = "what enters it is too small beside its outliers for 16 bits"
+            yield Fallback(node.input[1], f"int{bits}" if bits else "f16", why)
+
+
 def _narrow(source: _Source, wanted: Recipe, seen: Seen, smooth: Mapping[str, Floats]) -> set[str]:
     """The products that take and give 8 bits: those that share an input do, or none of them."""
     found: set[str] = set()
     for value, users in _users(source).items():
         if wanted.bits_in(users[0].name) == 8:
-            taken = seen.ranges[value].scaled(1 / smooth[value]) if value in smooth else seen.ranges[value]
+            taken = seen.ranges[value].scaled(np.float32(1) / smooth[value]) if value in smooth else seen.ranges[value]
             ranges = [taken, *(seen.ranges[node.output[0]] for node in users)]
             if min(one.clearness(8) for one in ranges) >= wanted.clearness:
                 found.update(node.name for node in users)
@@ -205,11 +225,13 @@ def _users(source: _Source) -> dict[str, list[NodeProto]]:
 def _plan(source: _Source, wanted: Recipe, seen: Seen, smooth: Mapping[str, Floats]) -> Plan:
     def encoding(value: str, bits: int) -> Encoding:
         found = seen.ranges[value]
-        ends = (found.scaled(1 / smooth[value]) if value in smooth else found).ends
+        ends = (found.scaled(np.float32(1) / smooth[value]) if value in smooth else found).ends
         return Encoding.over(*ends, bits, wanted.margin)
 
     narrow, products = _narrow(source, wanted, seen, smooth), {}
     for node in source.products:
+        if not _bits_of(wanted, seen, node):
+            continue
         bits = 8 if node.name in narrow else 16
         products[node.name] = Product(node.name, encoding(node.input[0], bits), encoding(node.output[0], bits))
     kept = source.kept().items() if wanted.kv_cache == "uint8" else ()
@@ -223,11 +245,11 @@ def _rounded(
     values = source.read(node.input[1]).astype(np.float32)
     by = smooth.get(node.input[0])
     values = values if by is None else values * by
-    bits = wanted.bits_of(node.name)
+    bits = _bits_of(wanted, seen, node)
     products = seen.products.get(node.input[0])
     if products is None:
         return _nearest(values, bits)
-    used = products / seen.positions
+    used = products / np.float32(seen.positions)
     used = used if by is None else used / by / by[:, None]
     made = gptq(values, used, values.shape[1], True, bits, positive=True)
     return (made.levels.astype(np.int16) - (1 << bits - 1)).astype(np.int8), made.scale[:, 0]
@@ -243,8 +265,9 @@ def _nearest(values: Floats, bits: int) -> tuple[NDArray[np.int8], NDArray[np.fl
 def _embedding(source: _Source, to: _Data) -> None:
     """The table in 8 bits, a scale a row: first in its file, since sessions read it as well."""
     table = source.description.embedding(source.folder)
-    made = [_nearest(np.asarray(table[at : at + 4096], np.float32), 8) for at in range(0, len(table), 4096)]
-    to.add_matrix(EMBEDDING, *(np.concatenate(parts) for parts in zip(*made, strict=True)), 8)
+    starts = range(0, source.description.vocab_size, 4096)
+    levels, scales = zip(*(_nearest(np.asarray(table[at : at + 4096], np.float32), 8) for at in starts), strict=True)
+    to.add_matrix(EMBEDDING, np.concatenate(levels), np.concatenate(scales), 8)
 
 
 @dataclass
@@ -284,13 +307,14 @@ def _declare(graph: ModelProto, tensors: Mapping[str, TensorProto]) -> None:
     inline = {t.name: t for t in graph.graph.initializer if not external_data_helper.uses_external_data(t)}
     wanted = dict.fromkeys(value for node in graph.graph.node for value in node.input)
     del graph.graph.initializer[:]
-    graph.graph.initializer.extend((tensors | inline)[name] for name in wanted if name in tensors or name in inline)
+    graph.graph.initializer.extend({**tensors, **inline}[name] for name in wanted if name in tensors or name in inline)
 
 
-def _notes(wanted: Recipe, pieces: Sequence[Sequence[int]]) -> Iterator[str]:
+def _notes(wanted: Recipe, plan: Plan, pieces: Sequence[Sequence[int]]) -> Iterator[str]:
     yield f"ranges of activations from {len(pieces)} samples of {len(pieces[0])} tokens"
     if wanted.gptq:
         yield "matrices rounded by how these samples use them (GPTQ)"
     if wanted.activation_bits == 8:
-        yield "what enters down_proj and the head, and what they give, in 16 bits"
+        narrow = sum(product.taken.bits == 8 for product in plan.products.values())
+        yield f"{narrow} of {len(plan.products)} products take and give 8 bits, the others 16"
     yield "between the products float16: residual stream, norms, rotary embedding, attention"
