@@ -92,7 +92,7 @@ def _check(artifact: Artifact, device: str) -> None:
         raise UnsupportedModel(
             f"format {artifact.format} is for a CPU, and is not compiled ahead of time",
             supported="onnx-htp for language models, onnx for others",
-            hint="edgecore build MODEL --backend onnxruntime --format onnx-htp --profile NAME",
+            hint="edgecore build MODEL --backend onnxruntime --precision f16 --profile NAME",
         )
     if device != NPU:
         raise UnsupportedModel(f"nothing is compiled ahead of time for {device}", supported=NPU)

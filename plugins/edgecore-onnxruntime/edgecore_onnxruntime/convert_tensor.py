@@ -82,7 +82,10 @@ def save(model: ModelProto, out: Path, weights: Weights | None, **told: object) 
     """Raises `DoesNotFit` for a full disk."""
     needed, free = model.ByteSize(), shutil.disk_usage(out).free
     if needed > free:
-        raise DoesNotFit(f"{out}: {needed:,} bytes to write, and {free:,} are free", hint="edgecore cache clean")
+        raise DoesNotFit(
+            f"{out}: {needed:,} bytes to write, and {free:,} are free",
+            hint="edgecore cache ls, then edgecore cache rm ID",
+        )
     beside = cleaning.write(model, out / MODEL)
     data = (PayloadFile(MODEL + cleaning.WEIGHTS_SUFFIX, "weights"),) if beside else ()
     return Made((PayloadFile(MODEL, "model"), *data), weights=weights, **told)  # type: ignore[arg-type]

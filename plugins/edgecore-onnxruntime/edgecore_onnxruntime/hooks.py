@@ -56,9 +56,9 @@ def edgecore_convert(
         raise UnsupportedModel(f"format {format!r} is not made by this backend", supported=f"{TEXT}, {HTP}, {TENSOR}")
     from edgecore_onnxruntime import convert_htp, convert_text
 
-    to = convert_htp if format == HTP else convert_text
+    convert = convert_htp.convert if format == HTP else convert_text.convert
     with open_checkpoint(source) as model:
-        return to.convert(model, out, precision, options, limits, progress)
+        return convert(model, out, precision, options, limits, progress)
 
 
 @hookimpl
@@ -68,8 +68,9 @@ def edgecore_quantize(
 ) -> Made:  # fmt: skip
     from edgecore_onnxruntime import quantize_htp, quantize_tensor, quantize_text
 
-    of = quantize_tensor if artifact.task == "tensor" else quantize_htp if artifact.format == HTP else quantize_text
-    return of.quantize(artifact, out, precision, calibration, options, progress)
+    text = quantize_htp.quantize if artifact.format == HTP else quantize_text.quantize
+    quantize = quantize_tensor.quantize if artifact.task == "tensor" else text
+    return quantize(artifact, out, precision, calibration, options, progress)
 
 
 @hookimpl

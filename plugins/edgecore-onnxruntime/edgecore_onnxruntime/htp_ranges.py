@@ -118,6 +118,7 @@ def watch(
                 seen.add(name, own, name in squared)
             seen.add(LOGITS, logits, False)
             seen.positions += len(ids)
+    progress(total, total, "calibrating")
     network.close()
     return seen
 

@@ -61,22 +61,11 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-OWN = ("block_size", "symmetric", "embedding", "wide", "accuracy_level", "self_calibration")
-"""Options of text on a CPU, which an NPU has no choice in."""
-
-
 def recipe(precision: str, options: Mapping[str, Value]) -> Recipe:
     """The recipe of `precision` with the user's options. Raises `UnsupportedPrecision`, `BadRequest`."""
     if precision not in RECIPES:
         raise UnsupportedPrecision(f"quantize does not make {precision!r} for an NPU", supported=", ".join(RECIPES))
-    if given := [name for name in OWN if name in options]:
-        raise BadRequest(
-            f"{precision} for an NPU has no option {given[0]}",
-            supported="algorithm, kv_cache, smoothing, clearness, calibration_samples, calibration_length",
-        )
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name in Recipe.__slots__}
-    if precision != "a8w8" and (own := [name for name in ("smoothing", "clearness") if name in chosen]):
-        raise BadRequest(f"{precision} has no option {own[0]}", supported="a8w8, whose activations have 8 bits")
     if (algorithm := options.get("algorithm")) is not None:
         if algorithm not in ("rtn", "gptq"):
             raise BadRequest(f"algorithm={algorithm} for an NPU", supported="rtn, gptq")

@@ -21,7 +21,7 @@ def open_session(
         raise DeviceUnavailable(
             f"{artifact.format} does not run on {device}: its shapes are fixed for an NPU",
             supported=", ".join(DEVICES),
-            hint="edgecore convert MODEL --to onnxruntime --format onnx-genai",
+            hint="edgecore convert MODEL --to onnx-genai",
         )
     folder = _folder(artifact)
     length = chosen_context(htp_folder.read(folder).context, context_length)
@@ -42,7 +42,7 @@ def chosen_context(made_for: int, asked: int | None) -> int:
         raise DoesNotFit(
             f"a context of {asked} tokens; the graphs were made for {made_for}",
             supported=f"up to {made_for} tokens",
-            hint=f"edgecore convert MODEL --to onnxruntime --format onnx-htp --max-context {asked}",
+            hint=f"edgecore convert MODEL --to onnx-htp --max-context {asked}",
         )
     return asked or made_for
 

@@ -206,7 +206,7 @@ def _check(layout: Layout, inputs: dict[str, Any], outputs: dict[str, Any]) -> N
         raise UnsupportedModel(
             f"{layout.model}: not a language model's graph: {why}",
             supported="input ids, a mask, positions and a KV cache in, logits and the KV cache out",
-            hint="edgecore convert MODEL --to onnxruntime",
+            hint="edgecore convert MODEL --to onnx-genai",
         )
 
 

@@ -1,7 +1,8 @@
 """What an NPU computes otherwise because of the numbers that it is fed: a guard before every call, that refuses them.
 
-Found by onnx's own operator cases with onnxruntime-qnn 2.7 (`benchmarks/onnxruntime_operators.py`): infinity in
-float32 becomes what is no number, and a negative index, which counts from the end elsewhere, reads or writes nothing.
+Found by onnx's own operator cases with onnxruntime-qnn 2.7 (`benchmarks/onnxruntime_operators.py`) and variations of
+them: infinity in float32 becomes what is no number and what is none becomes one, of 64 bits of a whole number the upper
+half is dropped, and a negative index, which counts from the end elsewhere, reads or writes nothing.
 """
 
 from __future__ import annotations
@@ -32,10 +33,16 @@ def guard(path: Path, graph: OnnxGraph, device: str) -> Guard:
 
     def check(feeds: Mapping[str, NDArray[Any]]) -> None:
         for name, feed in feeds.items():
-            if feed.dtype.kind == "f" and feed.itemsize > 2 and np.isinf(feed).any():
+            if feed.dtype.kind == "f" and feed.itemsize > 2 and not np.isfinite(feed).all():
+                what = "infinity" if np.isinf(feed).any() else "what is no number"
                 raise CannotDo(
-                    f"input {name!r} holds infinity, which {device} loses when it makes 16 bits of it",
+                    f"input {name!r} holds {what}, which {device} loses when it makes 16 bits of it",
                     supported="finite numbers, float16, or --device cpu",
+                )
+            if feed.dtype.kind in "iu" and feed.itemsize > 4 and feed.size and not _narrow(feed):
+                raise CannotDo(
+                    f"input {name!r} holds whole numbers of more than 32 bits, and {device} has no others",
+                    supported="numbers that int32 holds, or --device cpu",
                 )
             if name in indices and feed.size and feed.min() < 0:
                 raise CannotDo(
@@ -44,6 +51,10 @@ def guard(path: Path, graph: OnnxGraph, device: str) -> Guard:
                 )
 
     return check
+
+
+def _narrow(feed: NDArray[Any]) -> bool:
+    return bool(feed.min() >= -(1 << 31) and feed.max() < 1 << 31)
 
 
 def _check_constants(path: Path, indices: Mapping[str, str], device: str) -> None:

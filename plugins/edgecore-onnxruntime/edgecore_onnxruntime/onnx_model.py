@@ -145,5 +145,5 @@ def _check_ranks(path: Path, shaped: Collection[str]) -> None:
             raise UnsupportedModel(
                 f"{path.name}: input {value.name!r} states no shape",
                 supported="inputs with a known number of dimensions",
-                hint=f"edgecore convert {path.name} --backend onnxruntime --shape {value.name}=1,3,224,224",
+                hint=f"edgecore convert {path.name} --backend onnxruntime --shape {value.name}=N,N,...",
             )

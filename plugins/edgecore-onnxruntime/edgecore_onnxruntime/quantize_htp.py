@@ -96,7 +96,7 @@ class _Source:
             raise UnsupportedModel(
                 f"{folder}: it is quantized or compiled already",
                 supported="quantize from f16",
-                hint="edgecore convert MODEL --to onnxruntime --format onnx-htp --precision f16",
+                hint="edgecore convert MODEL --to onnx-htp --precision f16",
             )
         return cls(folder, description, graphs)
 

@@ -31,6 +31,7 @@ from edgecore.contract.bounds import (
     chosen_context,
 )
 from edgecore_onnxruntime import folder, layout, runtime
+from edgecore_onnxruntime.chips import DEVICES
 from edgecore_onnxruntime.network import CHUNK, Ids, Network
 
 
@@ -77,9 +78,8 @@ def open_network(
 ) -> Opened:
     """Raises `ModelNotFound`, `CorruptModel`, `UnsupportedModel`, `BadRequest`, `DoesNotFit`."""
     if device != "cpu":
-        raise DeviceUnavailable(
-            f"{artifact.format} on {device}", supported="cpu", hint="edgecore build MODEL --format onnx-htp"
-        )
+        hint = "edgecore convert MODEL --to onnx-htp" if device in DEVICES else ""
+        raise DeviceUnavailable(f"{artifact.format} does not run on {device}", supported="cpu", hint=hint)
     found = layout.read(artifact)
     where = found.model.parent
     known = [n for n in (artifact.context_length, folder.trained_context(where), found.context) if n]

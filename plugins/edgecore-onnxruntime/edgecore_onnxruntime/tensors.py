@@ -55,12 +55,20 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
 
 
 def check_fixed(path: Path, inputs: Specs, device: str) -> None:
-    """Raises `UnsupportedModel` for the first input that has an open dimension."""
-    if free := next((spec for spec in inputs if any(isinstance(dim, str) for dim in spec.shape)), None):
+    """Raises `UnsupportedModel` for the first input that has an open dimension, or one of nothing: QNN divides by it,
+    and ends the process."""
+    if free := [spec for spec in inputs if any(isinstance(dim, str) for dim in spec.shape)]:
+        sizes = (f"--shape {s.name}={','.join('1' if isinstance(d, str) else str(d) for d in s.shape)}" for s in free)
         raise UnsupportedModel(
-            f"{path.name}: {device} takes fixed shapes only, and input {free.name!r} is {list(free.shape)}",
+            f"{path.name}: {device} takes fixed shapes only, and input {free[0].name!r} is {list(free[0].shape)}",
             supported="a conversion with fixed shapes",
-            hint=f"edgecore convert MODEL.onnx --backend onnxruntime --shape {free.name}=1,3,224,224",
+            hint=f"edgecore convert MODEL.onnx --backend onnxruntime {' '.join(sizes)}",
+        )
+    if empty := next((spec for spec in inputs if 0 in spec.shape), None):
+        raise UnsupportedModel(
+            f"{path.name}: {device} takes no empty inputs, and {empty.name!r} is {list(empty.shape)}",
+            supported="inputs of one number or more",
+            hint="--device cpu",
         )
 
 

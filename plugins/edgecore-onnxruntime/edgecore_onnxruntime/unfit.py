@@ -107,7 +107,7 @@ def check(model: onnx.ModelProto, path: Path) -> None:
         raise UnsupportedModel(
             f"{path.name}: {named[0]!r}: x * HardSigmoid(x) where that has a name: QNN multiplies by x twice",
             supported="HardSigmoid(x) * x, HardSwish, or the model as convert writes it",
-            hint="edgecore convert MODEL.onnx --to onnxruntime",
+            hint="edgecore convert MODEL.onnx --backend onnxruntime",
         )
     suspects = [node for node in nodes(model.graph) if node.op_type in {row[0] for row in UNFIT} and not node.domain]
     if not suspects:

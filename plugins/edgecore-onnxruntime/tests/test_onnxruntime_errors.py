@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -17,6 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
+from edgecore.cli import group
 from edgecore.contract import (
     Artifact,
     BadRequest,
@@ -27,6 +30,7 @@ from edgecore.contract import (
     PlacementRefused,
     UnsupportedModel,
 )
+from edgecore.contract.manifest import Manifest
 from edgecore_onnxruntime import layout, model_file, runtime
 from edgecore_onnxruntime.network import Network
 
@@ -249,3 +253,23 @@ def test_a_session_takes_the_threads_that_it_was_given_and_says_so() -> None:
             runtime.session_options(bad, {})
     quiet = runtime.session_options(1, {"spinning": False})
     assert quiet.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+COMMAND = re.compile(r"edgecore ((?:cache |plugin )?[a-z]+)([^\"`]*)")
+
+
+def test_a_command_in_an_error_is_one_that_the_command_line_has(manifest: Manifest) -> None:
+    formats, found = {known.name for known in manifest.formats}, 0
+    for file in Path(runtime.__file__).parent.glob("*.py"):
+        for line in file.read_text().splitlines():
+            if ("hint=" in line or "again =" in line) and (said := COMMAND.search(line)):
+                command: Any = group
+                for word in said[1].split():
+                    command = command.get_command(click.Context(command), word)
+                    assert command, f"{file.name}: no command {said[1]}"
+                known = {name for option in command.params for name in option.opts}
+                for option, given in re.findall(r"(?<= )(--?[\w-]+) ?([\w-]*)", said[2]):
+                    assert option in known, f"{file.name}: edgecore {said[1]} has no {option}"
+                    assert option != "--to" or given in formats, f"{file.name}: no format {given}"
+                found += 1
+    assert found > 8
