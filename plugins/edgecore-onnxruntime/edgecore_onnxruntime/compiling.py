@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -125,8 +124,7 @@ def _settled(path: Path, options: Mapping[str, Value]) -> Context:
 
     QNN takes any number for a chip or a memory; what it made of them stands in the binary.
     """
-    model = onnx.load(path, load_external_data=False)
-    found = context.read(model, path)
+    model, found = context.sealed(path)
     if found is None or len(model.graph.node) != 1:
         raise UnsupportedModel(f"{path.name}: QNN did not compile the whole model", supported="operators that it has")
     asked = {
@@ -137,8 +135,6 @@ def _settled(path: Path, options: Mapping[str, Value]) -> Context:
     got = {"chip": found.chip, "hexagon": found.hexagon, "vtcm_mb": found.vtcm_mb}
     if wrong := [f"{name} {got[name]} for {value}" for name, value in asked.items() if value and got[name] != value]:
         raise UnsupportedModel(f"{path.name}: QNN compiled for another chip than was asked: {', '.join(wrong)}")
-    model.metadata_props.add(key=context.DIGEST, value=found.digest)
-    onnx.save(model, path)
     return found
 
 

@@ -21,12 +21,14 @@ from edgecore.contract import CorruptModel, DeviceUnavailable, ModelNotFound
 from edgecore_onnxruntime.chips import CHIPS, DEVICES, EMULATOR, NPU, chip_here
 
 OPERATOR = "EPContext"
+LONGEST = 255
+"""Characters of a file's name that are believed."""
 DIGEST = "edgecore.sha256"
 """A property of the ONNX file: the digest of what QNN compiled, which QNN itself does not check."""
 _COMPATIBILITY = "ep_compatibility_info.QNNExecutionProvider"
 """A property by QNN's provider: `v2:6:2.51.0:5.51.0:0:60:0:0`, the SDK's version third, the chip's number sixth."""
-_CHIP = re.compile(rb"soc_type=(\w+);arch=(\d+);")
-_MEMORY = re.compile(rb"vtcm_size=(\d+);")
+_CHIP = re.compile(rb"soc_type=(\w+);arch=(\d{1,9});")
+_MEMORY = re.compile(rb"vtcm_size=(\d{1,18});")
 _GRAPH = re.compile(rb"PICKLE/\d+/")
 """What QNN 2.51 writes into a binary, in plain text."""
 
@@ -79,7 +81,7 @@ def read(model: onnx.ModelProto, path: Path) -> Context | None:
         (memory,) = _found(_MEMORY, data) or ("0",)
         graphs = len(set(_GRAPH.findall(data)))
     fields = properties.get(_COMPATIBILITY, "").split(":")
-    number = int(fields[5]) if len(fields) > 5 and fields[5].isdecimal() else 0
+    number = int(fields[5]) if len(fields) > 5 and re.fullmatch("[0-9]{1,9}", fields[5]) else 0
     named = next((name for name, known in CHIPS.items() if known == number), "")
     return Context(
         binary,
@@ -90,6 +92,15 @@ def read(model: onnx.ModelProto, path: Path) -> Context | None:
         graphs,
         digest,
     )
+
+
+def sealed(path: Path) -> tuple[onnx.ModelProto, Context | None]:
+    """A model that was just compiled, with the digest of what QNN made written into it. Raises as `read`."""
+    model = onnx.load(path, load_external_data=False)
+    if found := read(model, path):
+        model.metadata_props.add(key=DIGEST, value=found.digest)
+        onnx.save(model, path)
+    return model, found
 
 
 def check(context: Context, path: Path, device: str, asked: str, sdk: str) -> None:
@@ -133,7 +144,7 @@ def elsewhere(path: Path, device: str) -> DeviceUnavailable:
 def _beside(path: Path, said: Mapping[str, Any]) -> Path:
     name = _text(said.get("ep_cache_context", b""))
     folder = path.parent.resolve()
-    file = (folder / name).resolve() if name and "\0" not in name else folder
+    file = (folder / name).resolve() if name and "\0" not in name and len(name) <= LONGEST else folder
     if file == folder or not file.is_relative_to(folder):
         raise CorruptModel(
             f"{path}: names a compiled model outside its folder: {name[:80]!r}", supported="a file beside it"
@@ -163,7 +174,7 @@ def _found(pattern: re.Pattern[bytes], data: Any) -> tuple[str, ...]:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    found = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", text)
+    found = re.match(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?", text)
     return tuple(int(part) for part in found.groups("0")) if found else ()
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from edgecore.contract import Artifact, EdgecoreError, Value, cache_folder
-from edgecore_onnxruntime import qnn, runtime
+from edgecore.contract import Artifact, EdgecoreError, UnsupportedModel, Value, cache_folder
+from edgecore_onnxruntime import context, qnn, runtime
 from edgecore_onnxruntime.chips import NPU, chip_here
 
 FORMAT = "onnx-htp"
@@ -71,7 +71,10 @@ def _key(artifact: Artifact, file: Path, device: str, options: Mapping[str, Valu
 
 
 def _keep(file: Path, kept: Path, threads: int | None, device: str, options: Mapping[str, Value]) -> None:
-    """Under its final name whole or not at all; of two at once, the first one's stays."""
+    """Under its final name whole or not at all; of two at once, the first one's stays. QNN compiles what is compiled
+    until the process ends, and loads what is damaged: neither gets that far."""
+    if qnn.check_graph(file):
+        raise UnsupportedModel(f"{file.name} is compiled already")
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=_MAKING, ignore_cleanup_errors=True) as folder:
         session_options = runtime.session_options(threads, options)
@@ -80,6 +83,7 @@ def _keep(file: Path, kept: Path, threads: int | None, device: str, options: Map
         made = Path(folder) / "made"
         made.mkdir()
         compiler.compile_to_file(str(made / file.name))
+        context.sealed(made / file.name)
         with suppress(FileExistsError):
             made.rename(kept)
     _prune(kept.parent)

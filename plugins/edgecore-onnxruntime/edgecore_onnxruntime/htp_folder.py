@@ -28,6 +28,8 @@ PREFILL, DECODE = "prefill.onnx", "decode.onnx"
 WEIGHTS, EMBEDDING = "weights.data", "embedding.data"
 VERSION = 1
 ALIGNED = 64
+LARGEST = 65504
+"""Where float16 ends."""
 MASKED = -30000.0
 """What the mask adds to scores of positions that are not seen: a float16 that stays finite with any score added."""
 
@@ -88,8 +90,10 @@ class Description:
             raise ModelNotFound(f"{file} does not exist", supported=f"{EMBEDDING} beside {DESCRIPTION}")
         shape, type = (self.vocab_size, self.hidden_size), np.dtype(self.embedding_type)
         scales = -(-math.prod(shape) // ALIGNED) * ALIGNED if type == np.int8 else 0
-        if file.stat().st_size < max(math.prod(shape) * type.itemsize, scales and scales + 2 * self.vocab_size):
-            raise CorruptModel(f"{file}: truncated: {file.stat().st_size} bytes for {shape} of {type}")
+        size, due = file.stat().st_size, max(math.prod(shape) * type.itemsize, scales and scales + 2 * self.vocab_size)
+        if not due <= size <= due + ALIGNED:
+            what = "truncated" if size < due else "not what is described"
+            raise CorruptModel(f"{file}: {what}: {size} bytes for {shape} of {type}")
         table = np.memmap(file, type, "r", shape=shape)
         return ScaledRows(table, np.memmap(file, np.float16, "r", scales, self.vocab_size)) if scales else table
 
@@ -198,3 +202,9 @@ def _check(found: Description) -> None:
             raise ValueError(f"{turning.cos} has {len(turning.long_frequencies)} long frequencies")
     if wrong := [number for number in numbers if not isinstance(number, int | float) or not math.isfinite(number)]:
         raise ValueError(f"{wrong[0]!r} is no number")
+    if any(type(window) is not int or window < 0 for window in found.masks.values()):
+        raise ValueError(f"masks are {found.masks}, no counts of positions")
+    if not -LARGEST <= found.masked <= -1000:
+        raise ValueError(f"masked is {found.masked}, which hides nothing, or is no float16")
+    if not 0 < found.embedding_scale <= LARGEST or max(map(abs, numbers)) > LARGEST << 16:
+        raise ValueError("numbers that make no float16")

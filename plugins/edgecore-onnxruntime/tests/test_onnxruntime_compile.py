@@ -239,10 +239,23 @@ def unsigned(path: Path) -> None:
         (renamed("../model_qnn.bin"), CorruptModel, "outside its folder"),
         (renamed("/etc/hostname"), CorruptModel, "outside its folder"),
         (renamed(""), CorruptModel, "outside its folder"),
+        (renamed("a" * 5000), CorruptModel, "outside its folder"),
         (linked, CorruptModel, "outside its folder"),
         (lambda path: path.write_bytes(path.read_bytes()[:300]), CorruptModel, "truncated or damaged"),
     ],
-    ids=["truncated", "flipped", "empty", "unsigned", "missing", "above", "absolute", "nameless", "link", "onnx"],
+    ids=[
+        "truncated",
+        "flipped",
+        "empty",
+        "unsigned",
+        "missing",
+        "above",
+        "absolute",
+        "nameless",
+        "long",
+        "link",
+        "onnx",
+    ],
 )
 def test_a_damaged_model_is_an_error(
     onnxruntime: Any, copied: Path, damage: Callable[[Path], None], error: type[EdgecoreError], said: str

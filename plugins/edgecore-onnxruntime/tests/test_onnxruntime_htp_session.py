@@ -200,10 +200,13 @@ def test_what_was_compiled_is_kept_for_the_next_time(
             assert np.array_equal(again.context().prefill(tokens), wanted)
     binaries = list((tmp_path / "home").rglob("*.bin"))
     assert len(binaries) == 2
-    for binary in binaries:
-        binary.write_bytes(b"damaged")
-    with onnxruntime.run(made, device=EMULATOR) as mended:
-        assert np.array_equal(mended.context().prefill(tokens), wanted)
+    for damage in (lambda kept: b"damaged", lambda kept: kept[:-4096] + bytes(4096)):
+        onnxruntime.run(made, device=EMULATOR).close()
+        for binary in binaries:
+            binary.write_bytes(damage(binary.read_bytes()))
+        with onnxruntime.run(made, device=EMULATOR) as mended:
+            assert np.array_equal(mended.context().prefill(tokens), wanted)
+        assert not any(binary.exists() for binary in binaries), "QNN loads what is damaged and answers otherwise"
 
 
 def test_of_what_is_kept_the_least_recently_used_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +250,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], type[EdgecoreError]]] = {
     "more layers than there are": (lambda folder: _say(folder, layers=10**9), CorruptModel),
     "a context that no memory holds": (lambda folder: _say(folder, context=10**7), CorruptModel),
     "a scale that is no number": (lambda folder: _say(folder, embedding_scale=float("nan")), CorruptModel),
+    "a scale of nothing": (lambda folder: _say(folder, embedding_scale=0), CorruptModel),
+    "a mask that hides nothing": (lambda folder: _say(folder, masked=0), CorruptModel),
+    "a window of less than nothing": (lambda folder: _say(folder, masks={"mask": -5}), CorruptModel),
+    "a table of another type": (lambda folder: _say(folder, embedding_type="int8"), CorruptModel),
+    "a frequency beyond floats": (lambda folder: _turn(folder, frequencies=[1e308] * 16), CorruptModel),
     "a frequency of text": (lambda folder: _turn(folder, frequencies=["1"] * 16), CorruptModel),
     "a frequency too few": (lambda folder: _turn(folder, frequencies=[1.0] * 15), CorruptModel),
     "another context": (lambda folder: _say(folder, context=16), CorruptModel),
