@@ -44,7 +44,7 @@ PATIENCE = 6
 
 def concerning(manifest: Manifest, device: str) -> Manifest:
     """The manifest as far as it is about a device: the claims of it, the formats and precisions that these name, and
-    those that no claim names. All of it where no claim is about the device."""
+    those that no claim names; options of these precisions. All of it where no claim is about the device."""
     claims = tuple(c for c in manifest.claims if c.device == device)
     if not claims:
         return manifest
@@ -56,7 +56,11 @@ def concerning(manifest: Manifest, device: str) -> Manifest:
         manifest,
         claims=claims,
         formats=tuple(f for f in manifest.formats if kept("format", f.name)),
-        precisions=tuple(p for p in manifest.precisions if kept("precision", p.name)),
+        precisions=(precisions := tuple(p for p in manifest.precisions if kept("precision", p.name))),
+        options={
+            verb: tuple(o for o in options if not o.precisions or {p.name for p in precisions} & set(o.precisions))
+            for verb, options in manifest.options.items()
+        },
     )
 
 

@@ -45,9 +45,7 @@ class Rounded:
         return np.asarray((whole * self.scale[..., None].astype(np.float32)).reshape(rows, -1))
 
 
-def gptq(
-    weights: Floats, used: Floats, group: int, symmetric: bool, bits: int = 4, positive: bool = False
-) -> Rounded:
+def gptq(weights: Floats, used: Floats, group: int, symmetric: bool, bits: int = 4, positive: bool = False) -> Rounded:
     """`weights` (rows, columns) in so many bits, at most 8.
 
     used:      (columns, columns), the mean of x x^T over the inputs that the matrix is multiplied with.
@@ -90,7 +88,12 @@ def _compensation(used: NDArray[np.float64]) -> Floats:
 
 
 def search_scales(
-    weights: Floats, importance: Floats, group: int, symmetric: bool, most: int, shrink: Floats = SHRINK,
+    weights: Floats,
+    importance: Floats,
+    group: int,
+    symmetric: bool,
+    most: int,
+    shrink: Floats = SHRINK,
     positive: bool = False,
 ) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
     """Scale and zero point of every group, (rows, groups): of several ranges the one that loses least, each column's

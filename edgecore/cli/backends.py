@@ -97,10 +97,17 @@ def _one(named: str, entry: Entry, as_json: bool) -> None:
     click.echo(table(("precision", "class", "bits", "made by", "calibration", "about"), rows))
     for verb, options in manifest.options.items():
         described = [
-            (f"-O {o.name}=", o.task or "all", o.type, o.default, ", ".join(map(str, o.choices)), o.help)
+            (
+                f"-O {o.name}=",
+                ", ".join(o.precisions) or o.task or "all",
+                o.type,
+                o.default,
+                ", ".join(map(str, o.choices)),
+                o.help,
+            )
             for o in options
         ]
-        click.echo("\n" + table((f"option of {verb}", "task", "type", "default", "choices", "about"), described))
+        click.echo("\n" + table((f"option of {verb}", "for", "type", "default", "choices", "about"), described))
     off = [c for c, on in manifest.capabilities.items() if not on]
     click.echo(f"\ncapabilities: {', '.join(c for c, on in manifest.capabilities.items() if on)}")
     if off:

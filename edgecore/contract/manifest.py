@@ -227,6 +227,7 @@ def _option(table: _Table) -> Option:
         maximum=table.data.get("maximum"),
         help=table.text("help", ""),
         task=table.choice("task", TASKS) if "task" in table.data else "",
+        precisions=table.texts("precisions"),
     )
 
 

@@ -33,6 +33,14 @@ class Option:
     help: str = ""
     task: str = ""
     """`text` or `tensor`: models of the other task have no such option; empty where all have it."""
+    precisions: tuple[str, ...] = ()
+    """Of `quantize`: the precisions that have it; empty where all do."""
+
+    def concerns(self, task: str | None, precision: str | None) -> bool:
+        """Whether models of a task have it on the way to a precision; None: any."""
+        return (task is None or self.task in ("", task)) and (
+            precision is None or not self.precisions or precision in self.precisions
+        )
 
     def parse(self, text: Value) -> Value:
         """`text` as this option's type. Raises `BadRequest` where it is not one."""
@@ -69,21 +77,33 @@ class Option:
 
 
 def resolve(
-    declared: Iterable[Option], given: Mapping[str, Value], verb: str, backend: str, task: str | None = None
+    declared: Iterable[Option],
+    given: Mapping[str, Value],
+    verb: str,
+    backend: str,
+    task: str | None = None,
+    precision: str | None = None,
 ) -> dict[str, Value]:
-    """Every declared option of the task with its given or default value, by name; options without either are left out.
-    `task` None: of any.
+    """Every declared option of the task and precision with its given or default value, by name; options without either
+    are left out. None: of any.
 
-    Raises `BadRequest` for an unknown key, naming the nearest known one and all that exist, and one of another task.
+    Raises `BadRequest` for an unknown key, naming the nearest known one and all that exist, and for one of another task
+    or precision.
     """
     options = list(declared)
-    known = {option.name: option for option in options if task is None or option.task in ("", task)}
-    foreign = {option.name: option.task for option in options if option.name not in known}
+    known = {option.name: option for option in options if option.concerns(task, precision)}
+    foreign = {option.name: option for option in options if option.name not in known}
     for key in given:
         if key in foreign:
+            other = foreign[key]
+            whose, this = (
+                (f"{other.task} models", f"a {task} model")
+                if not other.concerns(task, None)
+                else (", ".join(other.precisions), str(precision))
+            )
             raise BadRequest(
-                f"option {key!r} of backend {backend!r} is for {foreign[key]} models, and this is a {task} model",
-                supported=", ".join(known) or f"no options at all for {verb} of {task} models",
+                f"option {key!r} of backend {backend!r} is for {whose}, and this is {this}",
+                supported=", ".join(known) or f"no options at all for {verb} of {this}",
                 hint=f"edgecore backends {backend}",
             )
         if key not in known:

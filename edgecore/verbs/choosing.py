@@ -81,16 +81,17 @@ def check_calibration(entry: Entry, precision: Precision, calibration: Path | No
 
 
 def options_by_verb(
-    entry: Entry, given: Mapping[str, Value], verbs: tuple[str, ...], task: str | None
+    entry: Entry, given: Mapping[str, Value], verbs: tuple[str, ...], task: str | None, precision: Precision
 ) -> dict[str, dict[str, Value]]:
-    """Options sorted to the verbs that declare them for the task. A key that none declares is refused, naming what
-    exists."""
-    manifest = entry.ready_manifest
+    """Options sorted to the verbs that declare them for the task and the precision. A key that none declares is
+    refused, naming what exists."""
+    manifest, name = entry.ready_manifest, entry.name
     known = {verb: {o.name for o in manifest.options_of(verb)} for verb in verbs}
-    unknown = set(given) - set().union(*known.values())
-    if unknown:
-        resolve([o for verb in verbs for o in manifest.options_of(verb)], given, " and ".join(verbs), entry.name, task)
-    return {
-        verb: resolve(manifest.options_of(verb), {k: v for k, v in given.items() if k in names}, verb, entry.name, task)
-        for verb, names in known.items()
-    }
+    if set(given) - set().union(*known.values()):
+        every = [o for verb in verbs for o in manifest.options_of(verb)]
+        resolve(every, given, " and ".join(verbs), name, task, precision.name)
+    found = {}
+    for verb, names in known.items():
+        own = {k: v for k, v in given.items() if k in names}
+        found[verb] = resolve(manifest.options_of(verb), own, verb, name, task, precision.name)
+    return found

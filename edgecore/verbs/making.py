@@ -88,7 +88,7 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     source = _source(target)
     exporter = _through_exporter(entry, source, making)
     verbs = ("convert",) if precision.by == "convert" else ("convert", "quantize")
-    options = choosing.options_by_verb(entry, making.options, verbs, target.task)
+    options = choosing.options_by_verb(entry, making.options, verbs, target.task, precision)
     format = choosing.made_format(entry.ready_manifest, target.task, precision, making.made_format, making.device)
     with connect(entry, memory_limit=making.memory_limit) as backend:
         first = precision
@@ -124,7 +124,7 @@ def convert(given: str | Path, making: Making, on_progress: Progress = no_progre
         raise BadRequest(f"{given} is an artifact already", hint=f"edgecore quantize {given} --precision q8_0")
     source = _source(target)
     exporter = _through_exporter(entry, source, making)
-    options = choosing.options_by_verb(entry, making.options, ("convert",), task)
+    options = choosing.options_by_verb(entry, making.options, ("convert",), task, precision)
     format = choosing.made_format(entry.ready_manifest, task, precision, making.made_format, making.device)
     with connect(entry, memory_limit=making.memory_limit) as backend:
         return _convert(backend, source, precision, format, options["convert"], making, on_progress, exporter)
@@ -177,7 +177,7 @@ def _quantize(
             f"{base.path.name} is converted already: its shapes are what they are", hint="edgecore convert"
         )
     choosing.check_calibration(entry, precision, making.calibration, base.task)
-    options = choosing.options_by_verb(entry, making.options, ("quantize",), base.task)
+    options = choosing.options_by_verb(entry, making.options, ("quantize",), base.task, precision)
     with connect(entry, memory_limit=making.memory_limit) as backend:
         source = source or verifying.source_of(base, making.offline, on_progress)
         return _quantized(backend, base, source, precision, options["quantize"], making, on_progress)

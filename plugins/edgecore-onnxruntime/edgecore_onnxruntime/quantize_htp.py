@@ -35,7 +35,7 @@ from edgecore_onnxruntime.htp_qdq import Encoding, Plan, Product, rewrite, scale
 from edgecore_onnxruntime.htp_ranges import Seen
 from edgecore_onnxruntime.htp_recipe import LEAST_LEVEL, LEVEL_OF_4_BITS, Recipe, recipe
 from edgecore_onnxruntime.model_file import check_file
-from edgecore_onnxruntime.weights import measure
+from edgecore_onnxruntime.weights import measure, smoothing_name
 
 Floats = NDArray[np.float32]
 EMBEDDING = "model.embed_tokens.weight"
@@ -152,7 +152,9 @@ def _write(source: _Source, wanted: Recipe, seen: Seen, out: Path, progress: Pro
             written = tensor.name in weights.tensors or tensor.name in rows.tensors
             if external_data_helper.uses_external_data(tensor) and not written:
                 values = source.read(tensor.name).astype(np.float32)
-                values = values / smooth[tensor.name] if tensor.name in smooth else values
+                if tensor.name in smooth:
+                    values /= smooth[tensor.name]
+                    weights.add(smoothing_name(tensor.name), smooth[tensor.name])
                 weights.add(tensor.name, values.astype(np.float16))
     for name, graph in source.graphs.items():
         rewrite(graph, plan)
@@ -303,9 +305,11 @@ class _Data:
 
 
 def _declare(graph: ModelProto, tensors: Mapping[str, TensorProto]) -> None:
-    """The initializers that the nodes take: from the new files, else small ones that were in the graph."""
+    """The initializers that the nodes take: from the new files, else small ones that were in the graph. And the
+    smoothing, which no node takes: weights.py does."""
     inline = {t.name: t for t in graph.graph.initializer if not external_data_helper.uses_external_data(t)}
     wanted = dict.fromkeys(value for node in graph.graph.node for value in node.input)
+    wanted |= {smoothing_name(name): None for name in wanted if smoothing_name(name) in tensors}
     del graph.graph.initializer[:]
     graph.graph.initializer.extend({**tensors, **inline}[name] for name in wanted if name in tensors or name in inline)
 

@@ -142,7 +142,19 @@ class Weight:
 
     def read(self) -> Floats:
         values = np.ascontiguousarray(self._values(), np.float32)
+        if (smoothing := self._smoothing()) is not None:
+            values = values * smoothing if values.ndim == 1 else values / smoothing
         return values if self.rows is None else values[slice(*self.rows)]
+
+    def _smoothing(self) -> Floats | None:
+        """What a norm's weight was divided by, and the columns of the matrices behind it multiplied with."""
+        node: NodeProto | None = self.node
+        while node is not None and node.op_type in ("Gemm", "DequantizeLinear", "QuantizeLinear"):
+            node = self.graph.makers.get(node.input[0])
+        if node is None or node.op_type != "RMSNormalization":
+            return None
+        name = smoothing_name(node.input[1])
+        return self.graph.value(name) if name in self.graph.initializers else None
 
     @property
     def _stored(self) -> list[str]:
@@ -188,6 +200,11 @@ class Weight:
                 levels = [value.astype(np.float32) for value in values]
                 values = [(levels[0] - sum(levels[1:])) * self.graph.value(self._stored[-1])]
         return values[0].T if self._inputs_first and values[0].ndim == 2 else values[0]
+
+
+def smoothing_name(norm: str) -> str:
+    """The initializer that says how a norm was smoothed; by the name of its weight."""
+    return f"{norm}/smoothing"
 
 
 def find(file: Path) -> dict[str, Weight]:

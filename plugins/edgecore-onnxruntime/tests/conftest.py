@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from edgecore.contract.options import resolve
 from edgecore_onnxruntime import hooks
 
 from support.tiny import tiny_llama
+
+# The suite's models, without the suite: it is not installed where the plugin is tested alone.
+sys.path.append(str(Path(__file__).parents[3] / "conformance"))
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +59,9 @@ class Hooks:
             out=out,
             precision=precision,
             calibration=calibration,
-            options=resolve(self.manifest.options_of("quantize"), given, "quantize", "onnxruntime"),
+            options=resolve(
+                self.manifest.options_of("quantize"), given, "quantize", "onnxruntime", artifact.task, precision
+            ),
             progress=progress,
         )
         return made

@@ -546,7 +546,9 @@ def test_every_family_is_measured_layer_by_layer_and_runs_as_its_file_says(
 def test_onnxruntime_genai_loads_the_folder_and_answers_as_we_do(
     onnxruntime: Any, quantize: Quantize, little: Artifact, text: Path
 ) -> None:
-    genai = pytest.importorskip("onnxruntime_genai", reason="needs onnxruntime-genai")
+    genai = pytest.importorskip(
+        "onnxruntime_genai", reason="needs onnxruntime-genai: bootstrap.py test --only onnxruntime"
+    )
     artifact, _ = quantize("int4", little, calibration=text, **SHORT)
     with onnxruntime.run(artifact) as session:
         prompt, context = session.tokenize(TEXT)[:20], session.context()

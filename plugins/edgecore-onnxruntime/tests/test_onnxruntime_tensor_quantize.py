@@ -26,7 +26,9 @@ from support import onnx_graphs
 from support.onnx_graphs import one, value, write
 
 NPU = ("a8w8", "a16w8", "a16w4")
-here = pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn")
+here = pytest.mark.skipif(
+    find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn: bootstrap.py test --only onnxruntime"
+)
 DRAW = np.random.default_rng(7)
 DEEP = {
     "w1": (DRAW.standard_normal((8, 3, 3, 3)) / 5).astype(np.float32),

@@ -282,20 +282,26 @@ def test_what_fails_with_any_input_is_the_models_fault(onnxruntime: Any, tmp_pat
         opened({"x": np.zeros((2, 0), bool)})
 
 
-@pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn")
+@pytest.mark.skipif(
+    find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn: bootstrap.py test --only onnxruntime"
+)
 def test_an_npu_takes_fixed_shapes_only(onnxruntime: Any, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match=r"fixed shapes only, and input 'x' is \['batch', 3\]") as refused:
         onnxruntime.run(native(product(tmp_path / "m.onnx")), device="npu-emulator")
     assert refused.value.hint.endswith(" --shape x=1,3 --shape z=1,4"), "which works as it stands"
 
 
-@pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn")
+@pytest.mark.skipif(
+    find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn: bootstrap.py test --only onnxruntime"
+)
 def test_an_input_of_nothing_does_not_end_the_process(onnxruntime: Any, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match=r"no empty inputs, and 'x' is \[0, 3\]"):
         onnxruntime.run(native(one(tmp_path / "m.onnx", "Relu", shape=[0, 3])), device="npu-emulator")
 
 
-@pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn")
+@pytest.mark.skipif(
+    find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn: bootstrap.py test --only onnxruntime"
+)
 def test_whole_numbers_that_lose_their_upper_half_are_refused(onnxruntime: Any, tmp_path: Path) -> None:
     with onnxruntime.run(native(one(tmp_path / "m.onnx", "Abs", INT64, [2])), device="npu-emulator") as opened:
         assert opened({"x": np.array([-3, 2**31 - 1])})["y"].tolist() == [3, 2**31 - 1]
@@ -304,7 +310,9 @@ def test_whole_numbers_that_lose_their_upper_half_are_refused(onnxruntime: Any, 
                 opened({"x": np.array([0, wide])})
 
 
-@pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn")
+@pytest.mark.skipif(
+    find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn: bootstrap.py test --only onnxruntime"
+)
 def test_numbers_that_an_npu_takes_for_others_are_refused(onnxruntime: Any, tmp_path: Path) -> None:
     node = helper.make_node("GatherElements", ["x", "at"], ["y"])
     path = write(tmp_path / "m.onnx", [node], [value("x", [3]), value("at", [2], INT64)], [value("y", [2])])
