@@ -16,6 +16,8 @@ from edgecore.contract import Artifact, CorruptModel, ModelNotFound, Unsupported
 
 GENAI = "genai_config.json"
 MOST_LAYERS = 1000
+LONGEST = 255
+"""Characters of a file's name that are believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def _section(fields: Fields, key: str) -> Fields:
 
 def _inside(decoder: Fields, folder: Path) -> Path:
     name = decoder.text("filename")
-    if Path(name).name != name:
+    if Path(name).name != name or len(name) > LONGEST:
         raise decoder.wrong("filename", f"{name!r} is no file of the folder")
     file = folder / name
     if not file.is_file():

@@ -376,6 +376,7 @@ def changed_config(key: str, value: object) -> Callable[[dict[str, Any]], None]:
     [
         (changed_config("filename", "../model.onnx"), CorruptModel, "filename.*no file of the folder"),
         (changed_config("filename", "/etc/passwd"), CorruptModel, "filename.*no file of the folder"),
+        (changed_config("filename", "a" * 5000), CorruptModel, "filename.*no file of the folder"),
         (changed_config("filename", "other.onnx"), CorruptModel, r"other\.onnx does not exist"),
         (changed_config("num_hidden_layers", 10**9), CorruptModel, "num_hidden_layers"),
         (changed_config("num_hidden_layers", 3), UnsupportedModel, r"without past_key_values\.2\.key"),
