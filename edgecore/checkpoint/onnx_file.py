@@ -105,6 +105,8 @@ def read_header(path: Path) -> OnnxHeader:
         path.resolve().parent,
     }  # The second of a file that is a link, as in a hub's cache.
     for name, size in needed.items():
+        if "\0" in name or any(len(os.fsencode(part)) > 255 for part in name.split("/")):
+            raise CorruptModel(f"{path} takes weights from {name[:80]!r}, which is no file's name")
         beside = (path.parent / name).resolve()
         if not any(beside.is_relative_to(folder) for folder in folders):
             raise CorruptModel(f"{path} takes weights from {name!r}, outside its folder")

@@ -89,10 +89,14 @@ class Description:
         if not file.is_file():
             raise ModelNotFound(f"{file} does not exist", supported=f"{EMBEDDING} beside {DESCRIPTION}")
         shape, type = (self.vocab_size, self.hidden_size), np.dtype(self.embedding_type)
-        scales = -(-math.prod(shape) // ALIGNED) * ALIGNED if type == np.int8 else 0
-        size, due = file.stat().st_size, max(math.prod(shape) * type.itemsize, scales and scales + 2 * self.vocab_size)
-        if not due <= size <= due + ALIGNED:
-            what = "truncated" if size < due else "not what is described"
+        levels = math.prod(shape) * type.itemsize
+        scales = _aligned(levels) if type == np.int8 else 0
+        # Behind the scales stand the zero points of a tied head, which nothing here reads.
+        due = scales and scales + 2 * self.vocab_size
+        most = _aligned(due) + self.vocab_size if scales else levels
+        size = file.stat().st_size
+        if not max(levels, due) <= size <= most:
+            what = "truncated" if size < max(levels, due) else "not what is described"
             raise CorruptModel(f"{file}: {what}: {size} bytes for {shape} of {type}")
         table = np.memmap(file, type, "r", shape=shape)
         return ScaledRows(table, np.memmap(file, np.float16, "r", scales, self.vocab_size)) if scales else table
@@ -182,6 +186,10 @@ def read(folder: Path) -> Description:
 _COUNTS = {"context": 1 << 24, "chunk": 1 << 24, "vocab_size": 1 << 32, "hidden_size": 1 << 24, "layers": 1000,
            "kv_heads": 1 << 16, "head_dim": 1 << 16}  # fmt: skip
 """The largest that are believed: what is said is used to make arrays."""
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED
 
 
 def _check(found: Description) -> None:

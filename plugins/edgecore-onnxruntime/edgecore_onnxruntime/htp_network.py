@@ -9,7 +9,8 @@ stopped half way has changed nothing. Forgetting positions is counting them no m
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,19 +82,25 @@ class Network:
         """Forgets all but the first `keep` positions, appends `ids`, at least one; the last one's logits, (vocab,).
         `chunk` is the prefill's graph's, whatever is asked."""
         total, chunk = keep + len(ids), self.description.chunk
-        self.truncate(keep)
-        for start in range(0, len(ids), chunk):
-            logits = self.run(ids[start : start + chunk], 1, total)
+        with self._alone():
+            self.truncate(keep)
+            for start in range(0, len(ids), chunk):
+                logits = self._run(ids[start : start + chunk], self._is_long(total))
         row: NDArray[np.float32] = logits[-1]
         return row
 
     def run(self, ids: Ids, rows: int, total: int) -> NDArray[np.float32]:
         """Appends at most `chunk` tokens of a sequence that is to have `total`; the logits of all of them, (n, vocab),
         however few `rows` are asked for."""
+        with self._alone():
+            return self._run(ids, self._is_long(total))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         if not self._computes.acquire(blocking=False):
             raise BadRequest("the session computes already, in another thread", supported="one thread at a time")
         try:
-            return self._run(ids, self._is_long(total))
+            yield
         finally:
             self._computes.release()
 

@@ -6,7 +6,8 @@ Not edgecore's contract yet: session.py makes a `TextSession` of it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -101,20 +102,26 @@ class Network:
         """Forgets all but the first `keep` positions, appends `ids`; a view of the last one's logits, (vocab,), valid
         until the next call."""
         total = keep + len(ids)
-        self.truncate(keep)
-        self._long = self._is_long(total)
-        for start in range(0, len(ids), chunk):
-            logits = self.run(ids[start : start + chunk], 1, total)
+        with self._alone():
+            self.truncate(keep)
+            self._long = self._is_long(total)
+            for start in range(0, len(ids), chunk):
+                logits = self._run(ids[start : start + chunk], 1, self._long)
         row: NDArray[np.float32] = logits[-1]
         return row
 
     def run(self, ids: Ids, rows: int, total: int) -> NDArray[np.float32]:
         """Appends at most `CHUNK` tokens of a sequence that is to have `total`; a view of the logits of at least the
         last `rows`, (n, vocab), valid until the next call."""
+        with self._alone():
+            return self._run(ids, rows, self._is_long(total))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         if not self._computes.acquire(blocking=False):
             raise BadRequest("the session computes already, in another thread", supported="one thread at a time")
         try:
-            return self._run(ids, rows, self._is_long(total))
+            yield
         finally:
             self._computes.release()
 

@@ -15,6 +15,8 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 LEAST_BLOCK, MOST_BLOCK = 16, 256
 MOST_BITS = 1.24
 """Times the nominal bits; the core refuses more than 1.25."""
+LEVELS = (0, 1, 4)
+"""Of accuracy: 2 and 3, float16 and bfloat16, ONNX Runtime computes in float32 on x86-64 without a word."""
 NAMES = ("block_size", "symmetric", "algorithm", "embedding", "wide", "accuracy_level", "self_calibration")
 """Options of the recipe."""
 WITH_TEXT = ("int4",)
@@ -70,6 +72,8 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool) -> R
     if "embedding" in chosen:
         chosen["embedding"] = {"int4": 4, "int8": 8, "none": 0}[str(chosen["embedding"])]
     _check_block(chosen.get("block_size"))
+    if chosen.get("accuracy_level", LEVELS[0]) not in LEVELS:
+        raise BadRequest(f"accuracy_level={chosen['accuracy_level']}: a CPU has no such kernels", supported="0, 1, 4")
     if calibration and precision in WITH_TEXT and "algorithm" not in chosen:
         chosen["algorithm"] = GPTQ
     found = replace(RECIPES[precision], **chosen)

@@ -170,8 +170,8 @@ def test_a_prompt_is_computed_in_chunks_of_bounded_size(llama: Case, monkeypatch
     net, tokens = llama.network, llama.tokens
     expected = net.append(tokens, 0).copy()
     sizes: list[int] = []
-    run = net.run
-    monkeypatch.setattr(net, "run", lambda ids, rows, total: (sizes.append(len(ids)), run(ids, rows, total))[1])
+    run = net._run
+    monkeypatch.setattr(net, "_run", lambda ids, rows, long: (sizes.append(len(ids)), run(ids, rows, long))[1])
     np.testing.assert_allclose(net.append(tokens, 0, 10), expected, **CLOSE)
     assert sizes == [10, 10, 4]
     assert net.rows_at_once(4 * net.vocab_size * 3) == 3

@@ -291,6 +291,11 @@ def test_a_second_thread_is_told_that_the_session_computes(session: Any) -> None
     with context.network._computes, pytest.raises(BadRequest, match="another thread"):
         context.step(7)
     assert np.array_equal(context.step(7), expected)
+    context.rewind(1)
+    before = context.network.filled
+    with context.network._computes, pytest.raises(BadRequest, match="another thread"):
+        context.step(7)
+    assert context.network.filled == before, "what the first thread has computed so far is still there"
 
 
 def test_two_sessions_of_one_model_do_not_know_of_each_other(
