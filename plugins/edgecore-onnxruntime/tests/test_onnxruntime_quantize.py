@@ -390,7 +390,8 @@ def test_rows_that_do_not_divide_are_listed(
         ("int4", {"wide": "v_proj,w_proj"}, "'w_proj' is no projection"),
         ("int4", {"embedding": "int2"}, "int4, int8, none"),
         ("int4", {"accuracy_level": 5}, "accuracy_level"),
-        ("int8", {"wide": "v_proj"}, "int8 has no option wide"),
+        ("int8", {"accuracy_level": 3}, "no such kernels"),
+        ("int8", {"wide": "v_proj"}, "is for int4, and this is int8"),
         ("int8", {"algorithm": "gptq"}, "int8 has no gptq"),
     ],
 )
