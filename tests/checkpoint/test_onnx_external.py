@@ -77,6 +77,12 @@ def test_weights_outside_the_folder_are_never_read(
         read_header(path)
 
 
+@pytest.mark.parametrize("location", ["w.bin\0", "a" * 256, "sub/" + "é" * 200])
+def test_what_is_no_files_name_is_refused(tmp_path: Path, location: str) -> None:
+    with pytest.raises(CorruptModel, match="no file's name"):
+        read_header(write(tmp_path / "model", outside(location=location), in_initializer))
+
+
 def test_a_file_that_is_a_link_may_have_weights_where_it_really_lies(tmp_path: Path) -> None:
     """As in a hub's cache, where snapshots are links into one folder of blobs."""
     write(tmp_path / "blobs", outside(location="w.bin")).rename(tmp_path / "blobs" / "aaa")
