@@ -115,7 +115,13 @@ def check_graph(path: Path) -> Context | None:
     return context.read(model, path)
 
 
-def explained(path: Path, device: str, options: Mapping[str, Value], error: EdgecoreError) -> EdgecoreError:
+def explained(
+    path: Path,
+    device: str,
+    options: Mapping[str, Value],
+    error: EdgecoreError,
+    hint: str = "--allow-fallback, which computes them on the CPU and tells the share",
+) -> EdgecoreError:
     """Why a model was not opened where nothing may fall back: opened again where all may, to see what stays behind."""
     from edgecore_onnxruntime import onnx_model
 
@@ -128,7 +134,7 @@ def explained(path: Path, device: str, options: Mapping[str, Value], error: Edge
     return UnsupportedModel(
         f"{path.name}: {device} does not take these operators: {named}",
         supported="operators and types that QNN's HTP backend has for this chip, with fixed shapes",
-        hint="-O allow_fallback=true, which computes them on the CPU and tells the share",
+        hint=hint,
     )
 
 

@@ -32,7 +32,7 @@ from edgecore.machine import profile
 from edgecore_onnxruntime import compiling, context, qnn
 from edgecore_onnxruntime.chips import EMULATED, EMULATOR, NPU
 
-from support.onnx_graphs import sealed, value, write
+from support.onnx_graphs import INT64, sealed, value, write
 
 pytestmark = pytest.mark.skipif(bool(qnn.missing(EMULATOR)), reason=f"onnxruntime-qnn is not here: {qnn.INSTALL}")
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
@@ -145,6 +145,21 @@ def test_what_is_not_compiled_is_refused(onnxruntime: Any, tmp_path: Path, made:
             compiled(onnxruntime, base, tmp_path / "out", device=device)
     with pytest.raises(BadRequest, match="no chip"):
         compiled(onnxruntime, source, tmp_path / "out", soc_model="SM1")
+
+
+def test_indices_and_single_numbers_are_compared_too(onnxruntime: Any, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gather", ["w", "i"], ["g"]), helper.make_node("Mul", ["g", "x"], ["y"])]
+    path = write(tmp_path / "m.onnx", nodes, [value("i", [4], INT64), value("x", [])], [value("y", [4, 3])], {
+        "w": np.ones((2, 3), np.float32)})  # fmt: skip
+    made = compiled(onnxruntime, artifact_of(path), tmp_path / "out", **QUICK)
+    assert any("bit for bit" in note for note in made.notes)
+
+
+def test_what_compiles_and_does_not_compute_is_refused(onnxruntime: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", [helper.make_node("RandomNormalLike", ["image"], ["y"])], [
+        value("image", [1, 3, 8, 8])], [value("y", None)])  # fmt: skip
+    with pytest.raises(UnsupportedModel, match="QNN compiles the model and does not compute it"):
+        compiled(onnxruntime, artifact_of(path), tmp_path / "out", **QUICK)
 
 
 def test_without_the_compiler_it_says_how_to_get_it(

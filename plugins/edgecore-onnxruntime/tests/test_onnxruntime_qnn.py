@@ -43,7 +43,7 @@ def test_float32_is_computed_in_16_bits_and_the_same_every_time(tmp_path: Path) 
 def test_operators_that_it_does_not_take_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match=r"does not take these operators: Acosh \(2\), Erf\n") as caught:
         qnn.open_on_npu(layer(tmp_path / "m.onnx", "Acosh", "Relu", "Acosh", "Erf"), 1, EMULATOR, {})
-    assert "allow_fallback=true" in caught.value.hint
+    assert "--allow-fallback" in caught.value.hint
 
 
 @emulated
