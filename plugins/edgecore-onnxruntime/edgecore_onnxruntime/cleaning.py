@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from edgecore.contract import EdgecoreError, check_room
 from edgecore_onnxruntime import onnx_model, runtime, unfit
 
 LARGE = 1 << 30
@@ -23,12 +24,17 @@ _CASTS = "InsertedPrecisionFreeCast"
 
 
 def cleaned(path: Path, work: Path) -> ModelProto:
-    """The model of a file; `work` is an empty folder. Raises as `onnx_model.open_session`."""
+    """The model of a file; `work` is an empty folder. Raises as `onnx_model.open_session`, `DoesNotFit`
+    for a full disk."""
     source = onnx_model.load(path)
     options = runtime.session_options(1, {"graph_optimization": "basic"})
     options.optimized_model_filepath = str(work / "optimized.onnx")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
-    onnx_model.open_session(path, options)
+    try:
+        onnx_model.open_session(path, options)
+    except EdgecoreError:
+        check_room(work / "room")
+        raise
     model = onnx.load(work / "optimized.onnx")
     if not model.graph.node or any(node.name.startswith(_CASTS) for node in model.graph.node):
         model = source

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization import quantize as quantize_by
@@ -22,12 +23,14 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from edgecore.contract import (
     Artifact,
     BadRequest,
+    DoesNotFit,
     EdgecoreError,
     Made,
     Progress,
     UnsupportedModel,
     UnsupportedPrecision,
     Value,
+    check_room,
 )
 from edgecore_onnxruntime import cleaning, onnx_model, runtime
 from edgecore_onnxruntime.constants import constants, measure
@@ -65,6 +68,8 @@ FAULTS: tuple[type[BaseException], ...] = (
     LookupError,
     AttributeError,
     ArithmeticError,
+    onnx.checker.ValidationError,
+    DecodeError,
 )
 """What ONNX Runtime's Python tools raise for a model that they do not know what to do with."""
 
@@ -103,6 +108,9 @@ def quantize(
         except EdgecoreError:
             raise
         except FAULTS as error:
+            check_room(work / "room")
+            if isinstance(full := runtime.failed(error), DoesNotFit):
+                raise full from None
             raise UnsupportedModel(f"{path.name}: ONNX Runtime's quantizer fails: {runtime.said(error)}") from None
     if not any(c.type in STORED for c in constants(model) if c.eligible):
         raise UnsupportedModel(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
 from onnx import helper
 
 from edgecore.contract import (
@@ -17,10 +18,12 @@ from edgecore.contract import (
     BadRequest,
     Cancelled,
     ConvertLimits,
+    DoesNotFit,
     UnsupportedModel,
     UnsupportedPrecision,
 )
 from edgecore.quality.tensors import compare_tensors
+from edgecore_onnxruntime import cleaning, quantize_tensor
 
 from support import onnx_graphs
 from support.onnx_graphs import one, value, write
@@ -240,7 +243,7 @@ def test_graphs_as_exporters_write_them_are_quantized(onnxruntime: Any, tmp_path
 def test_an_option_of_another_precision_is_refused(
     onnxruntime: Any, network: Artifact, tmp_path: Path, precision: str, given: Any
 ) -> None:
-    with pytest.raises(BadRequest, match=f"{precision} of a tensor model has no option {next(iter(given))}"):
+    with pytest.raises(BadRequest, match=f"option '{next(iter(given))}' .*, and this is {precision}"):
         onnxruntime.quantize(network, tmp_path / "q", precision, **given)
 
 
@@ -311,3 +314,28 @@ def test_who_hears_of_progress_may_cancel(
         onnxruntime.quantize(network, tmp_path / "q", "a8w8", calibration=calibration, progress=cancel)
     assert heard[0] == "reading"
     assert "calibrating" in heard
+
+
+def test_a_full_disk_is_not_the_models_fault(
+    onnxruntime: Any, network: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime says of it that it fails, and onnx writes half a file without a word."""
+
+    def full(file: Path) -> None:
+        raise DoesNotFit(f"{file}: no space left")
+
+    def cut(*_: Any) -> None:
+        raise DecodeError("Wire format was corrupt")
+
+    monkeypatch.setattr(quantize_tensor, "_quantized", cut)
+    monkeypatch.setattr(quantize_tensor, "check_room", full)
+    with pytest.raises(DoesNotFit, match="no space left"):
+        onnxruntime.quantize(network, tmp_path / "a", "int8_dynamic")
+    monkeypatch.setattr(cleaning, "check_room", full)
+    monkeypatch.setattr(cleaning.onnx_model, "open_session", refuse)
+    with pytest.raises(DoesNotFit, match="no space left"):
+        onnxruntime.quantize(network, tmp_path / "b", "int8_dynamic")
+
+
+def refuse(*_: Any) -> None:
+    raise UnsupportedModel("Failed to write external initializers")
