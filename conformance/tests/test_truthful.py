@@ -60,6 +60,15 @@ def test_openvino_passes_whole_on_challenged_inputs_and_its_bundle_is_consistent
     assert verify(tmp_path / "bundle").contradictions == []
 
 
+@pytest.mark.skipif(
+    find_spec("onnxruntime") is None, reason="needs onnxruntime: python3 bootstrap.py test --only conformance"
+)
+def test_onnxruntime_passes_whole_on_challenged_inputs_and_its_bundle_is_consistent(tmp_path: Path) -> None:
+    """On the CPU: the emulator takes a quarter of an hour, and its published report is of everybody's inputs."""
+    assert alarms(quick("onnxruntime", tmp_path / "bundle", 1)) == []
+    assert verify(tmp_path / "bundle").contradictions == []
+
+
 @pytest.mark.parametrize("base", TRUTHFUL)
 def test_what_mutants_are_made_of_passes_whole(base: str, tmp_path: Path) -> None:
     plugin = write_mutant(TRUTHFUL[base], tmp_path / "plugin")
