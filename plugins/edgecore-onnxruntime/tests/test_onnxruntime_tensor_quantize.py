@@ -243,7 +243,7 @@ def test_graphs_as_exporters_write_them_are_quantized(onnxruntime: Any, tmp_path
 def test_an_option_of_another_precision_is_refused(
     onnxruntime: Any, network: Artifact, tmp_path: Path, precision: str, given: Any
 ) -> None:
-    with pytest.raises(BadRequest, match=f"option '{next(iter(given))}' .*, and this is {precision}"):
+    with pytest.raises(BadRequest, match=next(iter(given))):
         onnxruntime.quantize(network, tmp_path / "q", precision, **given)
 
 
