@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from edgecore.contract.errors import BadRequest, UnsupportedPrecision
@@ -58,11 +59,26 @@ def declared_precisions(
     return tuple(p for p in found if p.name in claimed) or found
 
 
-def selected(entry: Entry, asked: str, task: str | None) -> Precision:
-    return select(entry.ready_manifest.precisions_of(task), asked, entry.name, task)
+def selected(entry: Entry, asked: str, task: str | None, device: str | None = None) -> Precision:
+    """The precision of this name or class; of a class the first that is for the device, where one is."""
+    manifest = entry.ready_manifest
+    with suppress(UnsupportedPrecision):
+        return select(manifest.precisions_of(task, device), asked, entry.name, task)
+    return select(manifest.precisions_of(task), asked, entry.name, task)
 
 
-def check_calibration(entry: Entry, precision: Precision, calibration: Path | None, task: str | None) -> None:
+def check_device(manifest: Manifest, precision: Precision, task: str | None, device: str) -> None:
+    """Raises `UnsupportedPrecision` where nothing that is made for the device has it."""
+    if not manifest.formats_of(task, precision.name, device):
+        raise UnsupportedPrecision(
+            f"{precision.name} is not for {device}",
+            supported=", ".join(p.name for p in manifest.precisions_of(task, device)),
+        )
+
+
+def check_calibration(
+    entry: Entry, precision: Precision, calibration: Path | None, task: str | None, device: str | None = None
+) -> None:
     """Refuse a precision that needs calibration data, and data that is not there, before anything is converted."""
     if calibration is not None:
         if not calibration.exists():
@@ -74,7 +90,7 @@ def check_calibration(entry: Entry, precision: Precision, calibration: Path | No
         raise UnsupportedPrecision(
             f"{precision.name} needs calibration data and none was given",
             supported=", ".join(
-                p.name for p in entry.ready_manifest.precisions_of(task) if p.calibration != "required"
+                p.name for p in entry.ready_manifest.precisions_of(task, device) if p.calibration != "required"
             ),
             hint=f"the same command with --calibration {'FOLDER' if task == 'tensor' else 'FILE.txt'}",
         )

@@ -25,8 +25,8 @@ from edgecore.registry import Entry, find
 from edgecore.sources import Source
 from edgecore.sources.source import file_digest
 from edgecore.store import Staging
+from edgecore.verbs import choosing, verifying
 from edgecore.verbs import making as make
-from edgecore.verbs import verifying
 from edgecore.verbs.making import Making
 from edgecore.verbs.opening import artifact_of
 from edgecore.verbs.targets import locate
@@ -54,6 +54,9 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
         here = replace(making, profile=None, backend=making.backend or entry.name, device=suited.device, options=others)
         target = locate(given, offline=making.offline, on_progress=on_progress)
         options = resolve(entry.ready_manifest.options_of("compile"), chosen, "compile", entry.name, target.task)
+        if making.precision and target.source:
+            precision = choosing.selected(entry, making.precision, target.task, suited.device)
+            choosing.check_device(entry.ready_manifest, precision, target.task, suited.device)
         base = artifact_of(target, entry, here, on_progress)
         if not base.native and base.backend != entry.name:
             raise BadRequest(

@@ -81,8 +81,8 @@ def build(given: str | Path, making: Making, on_progress: Progress = no_progress
     target = locate(given, offline=making.offline, on_progress=on_progress)
     entry = choose(making.backend, target, making.made_format)
     asked = making.precision or choosing.default_precision(entry, target.task, making.device)
-    precision = choosing.selected(entry, asked, target.task)
-    choosing.check_calibration(entry, precision, making.calibration, target.task)
+    precision = choosing.selected(entry, asked, target.task, making.device)
+    choosing.check_calibration(entry, precision, making.calibration, target.task, making.device)
     if target.artifact:
         return _quantize(entry, target.artifact, None, precision, making, on_progress)
     source = _source(target)

@@ -9,7 +9,6 @@ from pathlib import Path
 from edgecore.contract.artifacts import Artifact
 from edgecore.contract.errors import BadRequest, DeviceUnavailable
 from edgecore.contract.options import Value, resolve
-from edgecore.contract.precisions import select
 from edgecore.contract.progress import Progress, no_progress
 from edgecore.contract.sessions import TensorSession, TextSession
 from edgecore.registry import Entry
@@ -78,7 +77,7 @@ def artifact_of(
     if artifact is None:
         task = target.task
         asked = making.precision or choosing.default_precision(entry, task, making.device)
-        wanted = select(manifest.precisions_of(task), asked, entry.name, task).name
+        wanted = choosing.selected(entry, asked, task, making.device).name
         say(f"{given}: building {wanted} for {entry.name}, unless it is stored already")
         return make.build(given, replace(making, backend=making.backend or entry.name), on_progress)
     if changed or (making.precision and making.precision.lower() != artifact.precision):

@@ -27,9 +27,21 @@ task = "text"
 marker = "npu.json"
 
 [[precisions]]
+name = "f32"
+bits = 32
+by = "convert"
+
+[[precisions]]
 name = "a16w8"
 bits = 8
 by = "quantize"
+
+[[claims]]
+task = "text"
+families = ["llama"]
+formats = ["toy"]
+precisions = ["f32"]
+devices = ["cpu"]
 
 [[claims]]
 task = "text"
@@ -39,7 +51,23 @@ precisions = ["f16", "a16w8"]
 devices = ["npu", "npu-emulator"]
 """
 )
+BOARD = """
+schema = 1
+name = "board"
+title = "The Board"
+[match]
+[[units]]
+name = "npu"
+[[suited]]
+backend = "toy"
+device = "npu"
+why = "it compiles"
+"""
 WRITES = """
+@hookimpl
+def edgecore_compile(artifact, out, profile, options, progress, device):
+    raise UnsupportedModel("never asked here")
+
 @hookimpl
 def edgecore_probe():
     return Probe((ProbedDevice("cpu", True), ProbedDevice("npu", False, reason="there is none"),
@@ -117,3 +145,12 @@ def test_a_source_run_on_a_device_is_built_for_it(model: Path) -> None:
     run = edgecore("run", model, "--backend", "toy", "--device", "npu-emulator", "--keep-refused", "-p", "a", "-n", "2")
     assert run.code == 0, run.err
     assert "building a16w8 for toy" in run.err
+
+
+def test_a_profiles_device_takes_what_is_made_for_it_and_nothing_else(model: Path, tmp_path: Path) -> None:
+    board = tmp_path / "board.toml"
+    board.write_text(BOARD)
+    refused = edgecore("build", model, "--profile", board, "--precision", "f32", "--allow-unverified")
+    assert refused.code == 2
+    assert "f32 is not for npu" in refused.err
+    assert "f16, a16w8" in refused.err
