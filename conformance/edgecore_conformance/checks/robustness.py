@@ -25,8 +25,6 @@ from edgecore_conformance.observation import Judgement, Observation
 
 PROMPT = 8
 """Tokens of the prompt of every small generation here."""
-MOST_LEFT = 5
-"""Files in home or temporary folders that a runtime may keep for all its rounds together: a cache, not a leak."""
 PARTS = (host, interrupt)
 """Where the other checks of this group stand."""
 
@@ -244,7 +242,8 @@ class Rounds(OfText):
         verdict.expect(len(after) == due, f"{len(after)} rounds, where {due} are due")
         verdict.expect(all(a == seen.facts["answers"][0] for a in seen.facts["answers"]), "rounds answer differently")
         for place, files in seen.facts["left"].items():
-            verdict.expect(len(files) < MOST_LEFT, f"left in {place}: {len(files)} files, {', '.join(files[:5])}")
+            # Less than one a round: a cache of all rounds together, not a leak.
+            verdict.expect(len(files) < due, f"left in {place}: {len(files)} files, {', '.join(files[:5])}")
         verdict.expect(not seen.facts["artifact"], f"the artifact: {', '.join(seen.facts['artifact'])}")
         untyped = [half for _, half in seen.facts["errors"] if half in jobs.UNTYPED]
         verdict.expect(not untyped, f"half a model: {untyped[:1]}, where an error of the contract is due")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, external_data_helper, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, external_data_helper, helper
 
 from edgecore.checkpoint import calibration as text
 from edgecore.checkpoint.gptq import gptq
@@ -34,7 +34,7 @@ from edgecore_onnxruntime.folder import copy_beside, open_tokenizer
 from edgecore_onnxruntime.htp_qdq import Encoding, Plan, Product, rewrite, scale_name, zero_name
 from edgecore_onnxruntime.htp_ranges import Seen
 from edgecore_onnxruntime.htp_recipe import LEAST_LEVEL, LEVEL_OF_4_BITS, Recipe, recipe
-from edgecore_onnxruntime.model_file import check_file
+from edgecore_onnxruntime.model_file import check_file, read_tensor
 from edgecore_onnxruntime.weights import measure, smoothing_name
 
 Floats = NDArray[np.float32]
@@ -120,7 +120,7 @@ class _Source:
 
     def read(self, name: str) -> NDArray[Any]:
         tensor = next(t for t in self.graphs[htp_folder.PREFILL].graph.initializer if t.name == name)
-        values = numpy_helper.to_array(tensor, str(self.folder))
+        values = read_tensor(tensor, self.folder)
         if not np.isfinite(values).all():
             raise CorruptModel(f"{self.folder}: {name!r} holds weights that are NaN or infinite")
         return values

@@ -24,7 +24,7 @@ from onnx.reference import ReferenceEvaluator
 from edgecore.contract import Artifact, CannotDo, Fallback, Weights
 from edgecore_onnxruntime import htp_folder, nbits
 from edgecore_onnxruntime.folder import model_file
-from edgecore_onnxruntime.model_file import check_file
+from edgecore_onnxruntime.model_file import check_file, read_tensor
 
 Floats = NDArray[np.float32]
 _CANONICAL = re.compile(r"(model\..+|lm_head)\.(weight|bias)")
@@ -100,7 +100,7 @@ class Graph:
 
     def value(self, name: str) -> NDArray[Any]:
         if name in self.initializers:
-            return numpy_helper.to_array(self.initializers[name], str(self.file.parent))
+            return read_tensor(self.initializers[name], self.file.parent)
         node = self.makers[name]
         made: Any = ReferenceEvaluator(node).run(None, {value: self.value(value) for value in node.input})
         return np.asarray(made[0])

@@ -357,7 +357,7 @@ def test_without_a_text_the_model_writes_one(quantize: Quantize, text: Path, lit
     assert error(matrices(made), matrices(quantize("int4", little)[0])) > 0.01
     with pytest.raises(BadRequest, match="a calibration text and self_calibration"):
         quantize("int4", little, calibration=text, self_calibration=True)
-    with pytest.raises(BadRequest, match="int8 has no option self_calibration"):
+    with pytest.raises(BadRequest, match="'self_calibration'"):
         quantize("int8", little, self_calibration=True)
 
 
