@@ -247,6 +247,13 @@ def _check(manifest: Manifest, reader: _Table) -> None:
             value = getattr(claim, field_name)
             if value not in names:
                 raise reader.bad("claims", f"{field_name} {value!r} is not declared", ", ".join(sorted(names)))
+    for option in (o for options in manifest.options.values() for o in options):
+        if unknown := [name for name in option.precisions if name not in known["precision"]]:
+            raise reader.bad(
+                "options",
+                f"{option.name}: precision {unknown[0]!r} is not declared",
+                ", ".join(sorted(known["precision"])),
+            )
     for precision in manifest.precisions:
         if precision.by not in ("convert", "quantize", "both"):
             raise reader.bad("precisions", f"{precision.name}: by = {precision.by!r}", "convert, quantize, both")

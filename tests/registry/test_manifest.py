@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from edgecore.contract.errors import BadRequest
 from edgecore.contract.manifest import Manifest, parse
+from edgecore.contract.options import resolve
 
 MANIFEST = {
     "name": "two",
@@ -78,3 +82,21 @@ def test_precisions_of_a_device_are_those_claimed_there_and_those_claimed_nowher
     assert names("tensor", "cpu") == ["f32", "static8", "promised"]
     assert names("text", "gpu") == names("text"), "a device without a claim"
     assert names(None) == [p["name"] for p in MANIFEST["precisions"]]
+
+
+def with_option(*precisions: str) -> Manifest:
+    option = {"name": "block", "type": "int", "default": 32, "precisions": list(precisions)}
+    return parse({**MANIFEST, "options": {"quantize": [option]}}, "backend.toml")
+
+
+def test_an_option_of_some_precisions_is_refused_with_others_and_never_seen_there() -> None:
+    declared = with_option("int4").options_of("quantize")
+    assert resolve(declared, {"block": 16}, "quantize", "two", "text", "int4") == {"block": 16}
+    assert resolve(declared, {}, "quantize", "two", "text", "a16w8") == {}
+    with pytest.raises(BadRequest, match="option 'block' of backend 'two' is for int4, and this is a16w8"):
+        resolve(declared, {"block": 16}, "quantize", "two", "text", "a16w8")
+
+
+def test_an_option_of_a_precision_that_is_not_declared_is_an_error_of_the_manifest() -> None:
+    with pytest.raises(BadRequest, match="block: precision 'int5' is not declared"):
+        with_option("int4", "int5")

@@ -1,6 +1,6 @@
 """What QNN compiled when a folder was opened, kept for the next time: compiling takes seconds, loading does not.
 
-In edgecore's cache folder, one folder a model, chip and set of versions; the least recently used go when all together
+In edgecore's cache folder, one folder a graph, chip, options and set of versions; the least recently used go when all together
 take more than `MOST`. Nothing depends on it: what cannot be kept or read is compiled where it is opened.
 """
 
@@ -24,7 +24,7 @@ FORMAT = "onnx-htp"
 """Whose graphs are compiled when they are opened; others were, ahead of time."""
 MOST = 8 << 30
 """Bytes of all that is kept."""
-_ASKED = ("soc_model", *qnn.PROVIDER)
+_ASKED = ("soc_model", "graph_optimization", *qnn.PROVIDER)
 """Options that may make another binary."""
 _MAKING, _DAY = "making-", 24 * 3600
 _FAILS: tuple[type[Exception], ...] = (EdgecoreError, *runtime.ERRORS)
