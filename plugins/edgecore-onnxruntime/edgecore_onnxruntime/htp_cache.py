@@ -1,7 +1,7 @@
 """What QNN compiled when a folder was opened, kept for the next time: compiling takes seconds, loading does not.
 
-In edgecore's cache folder, one folder a graph, chip, options and set of versions; the least recently used go when all together
-take more than `MOST`. Nothing depends on it: what cannot be kept or read is compiled where it is opened.
+In edgecore's cache folder, one folder a graph, chip, options and set of versions; the least recently used go when
+all together take more than `MOST`. Nothing depends on it: what cannot be kept or read is compiled where it is opened.
 """
 
 from __future__ import annotations
