@@ -34,7 +34,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 OLDEST = (3, 11)
 WINDOWS = os.name == "nt"
 QUICKSTART_PLUGIN = "llamacpp"
-CONFORMANT = ("reference", QUICKSTART_PLUGIN, "onnxruntime", "openvino")
+CONFORMANT = ("reference", QUICKSTART_PLUGIN, "mlx", "onnxruntime", "openvino")
 """Plugins whose runtimes can share an environment: the suite's own tests run each of them whole."""
 NOTHING_SELECTED = 5
 """pytest's exit code."""
