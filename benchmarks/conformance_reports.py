@@ -34,7 +34,7 @@ from edgecore_conformance.verify import verify
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "docs/reports"
-BACKENDS = ("reference", "llamacpp", "openvino", "onnxruntime", "onnxruntime:npu-emulator")
+BACKENDS = ("reference", "llamacpp", "mlx", "openvino", "onnxruntime", "onnxruntime:npu-emulator")
 """Each with the device where that is not its first."""
 KEPT = (bundles.PAGE, bundles.BADGE)
 """Beside report.json, from which they follow."""
