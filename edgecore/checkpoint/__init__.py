@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgecore.checkpoint.folder_out import folder_config, folder_weights, write_folder
     from edgecore.checkpoint.gguf_file import GgufArray
     from edgecore.checkpoint.onnx_file import OnnxGraph, OnnxNode, read_onnx
-    from edgecore.checkpoint.opening import Checkpoint, half_rotation_order, open_checkpoint
+    from edgecore.checkpoint.opening import Checkpoint, folder_decoder, half_rotation_order, open_checkpoint
     from edgecore.checkpoint.oracle import Oracle, OracleContext
     from edgecore.checkpoint.safetensors_out import write_safetensors
     from edgecore.checkpoint.storage import Storage
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 # Literal, so that type checkers of plugins see what is exported; a test holds it to `_HOME`.
 __all__ = [
     "Activation", "Checkpoint", "Decoder", "GgufArray", "OnnxGraph", "OnnxNode", "Oracle", "OracleContext", "Rope",
-    "RopeScaling", "Storage", "Tensor", "TokenType", "Tokenizer", "Vocabulary", "folder_config", "folder_weights",
-    "half_rotation_order", "open_checkpoint", "read_onnx", "write_folder", "write_safetensors", "write_tokenizer",
+    "RopeScaling", "Storage", "Tensor", "TokenType", "Tokenizer", "Vocabulary", "folder_config", "folder_decoder",
+    "folder_weights", "half_rotation_order", "open_checkpoint", "read_onnx", "write_folder", "write_safetensors",
+    "write_tokenizer",
 ]  # fmt: skip
 _HOME = {
     "decoder": ("Activation", "Decoder", "Rope", "RopeScaling"),
     "folder_out": ("folder_config", "folder_weights", "write_folder"),
     "gguf_file": ("GgufArray",),
     "onnx_file": ("OnnxGraph", "OnnxNode", "read_onnx"),
-    "opening": ("Checkpoint", "half_rotation_order", "open_checkpoint"),
+    "opening": ("Checkpoint", "folder_decoder", "half_rotation_order", "open_checkpoint"),
     "oracle": ("Oracle", "OracleContext"),
     "safetensors_out": ("write_safetensors",),
     "storage": ("Storage",),

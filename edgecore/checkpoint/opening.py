@@ -133,6 +133,17 @@ def check_folder(folder: Path) -> None:
     _described(_config(folder))
 
 
+def folder_decoder(folder: Path) -> Decoder | None:
+    """What a folder's config.json describes, however its weights are packed; None where no family has its `model_type`.
+
+    Raises `ModelNotFound`, `CorruptModel`; `UnsupportedModel` for what a family has and the neutral model has not.
+    """
+    config = _config(folder)
+    kind = config.text("model_type", "")
+    family = next((family for family in known() if kind in family.model_types), None)
+    return None if family is None else family.from_config(config)
+
+
 def _open_folder(folder: Path) -> Checkpoint:
     config = _config(folder)
     family, decoder = _described(config)

@@ -9,7 +9,14 @@ import gguf
 import numpy as np
 import pytest
 
-from edgecore.checkpoint import Checkpoint, Oracle, RopeScaling, half_rotation_order, open_checkpoint
+from edgecore.checkpoint import (
+    Checkpoint,
+    Oracle,
+    RopeScaling,
+    folder_decoder,
+    half_rotation_order,
+    open_checkpoint,
+)
 from edgecore.checkpoint.storage import GGML
 from edgecore.contract.errors import ModelNotFound, UnsupportedModel
 
@@ -37,6 +44,18 @@ def test_the_description_says_what_the_config_says(tiny: Checkpoint) -> None:
     assert tiny.source_format == "huggingface"
     assert tiny.parameters == sum(np.prod(t.shape) for t in tiny.tensors.values()) == 1311872 + 128
     assert tiny.storage == {"F16": 2 * tiny.parameters}
+
+
+def test_a_config_alone_says_what_is_computed_however_weights_are_packed(tiny: Checkpoint, tmp_path: Path) -> None:
+    config = json.loads((tiny.path / "config.json").read_text())
+    packed = config | {"quantization": {"bits": 4, "group_size": 64}, "quantization_config": {"bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(packed))
+    assert folder_decoder(tmp_path) == tiny.decoder
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "mamba2"}))
+    assert folder_decoder(tmp_path) is None
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ModelNotFound, match=r"config\.json"):
+        folder_decoder(tmp_path)
 
 
 @pytest.mark.parametrize("storage", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
