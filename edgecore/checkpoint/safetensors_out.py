@@ -45,9 +45,15 @@ class Entry:
         return math.prod(self.shape) * SAFETENSORS[self.dtype].size
 
 
-def write_safetensors(path: Path, entries: Sequence[Entry], progress: Progress = no_progress) -> None:
-    """Writes the file. `progress` gets bytes written, and is where a cancelled conversion stops."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def write_safetensors(
+    path: Path, entries: Sequence[Entry], progress: Progress = no_progress, format: str = "pt"
+) -> None:
+    """Writes the file.
+
+    progress: gets bytes written, and is where a cancelled conversion stops.
+    format:   who names tensors so, as readers look for it in the file's metadata.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": format}}
     end = 0
     for entry in entries:
         start, end = end, end + entry.nbytes
