@@ -141,7 +141,13 @@ def folder_decoder(folder: Path) -> Decoder | None:
     config = _config(folder)
     kind = config.text("model_type", "")
     family = next((family for family in known() if kind in family.model_types), None)
-    return None if family is None else family.from_config(config)
+    if family is None:
+        return None
+    how = config.section("quantization_config")
+    if how is not None and how.text("quant_method", "") not in family.quantizations:
+        # Not the family's: somebody packed its weights, and says so in the same place.
+        config = replace(config, values={k: v for k, v in config.values.items() if k != "quantization_config"})
+    return family.from_config(config)
 
 
 def _open_folder(folder: Path) -> Checkpoint:

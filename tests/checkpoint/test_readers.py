@@ -51,6 +51,10 @@ def test_a_config_alone_says_what_is_computed_however_weights_are_packed(tiny: C
     packed = config | {"quantization": {"bits": 4, "group_size": 64}, "quantization_config": {"bits": 4}}
     (tmp_path / "config.json").write_text(json.dumps(packed))
     assert folder_decoder(tmp_path) == tiny.decoder
+    ternary = config | {"model_type": "bitnet", "quantization_config": {"bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(ternary))
+    assert (found := folder_decoder(tmp_path)) is not None
+    assert not found.int8_activations  # which BitNet says under this key, and this is not BitNet's
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "mamba2"}))
     assert folder_decoder(tmp_path) is None
     (tmp_path / "config.json").unlink()
