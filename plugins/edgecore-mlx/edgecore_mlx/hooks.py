@@ -26,7 +26,9 @@ from edgecore.contract import (
     Workload,
     hookimpl,
 )
+from edgecore_mlx.installation import check_installation
 
+check_installation()  # Before the first import of mlx, which of half an installation fails and tells nothing.
 TEXT, FUNCTION = "mlx", "mlx-function"
 
 
