@@ -1,0 +1,205 @@
+"""A text folder as the contract's `TextSession`: network.py computes, folder.py's tokenizer reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from edgecore.checkpoint import Tokenizer
+from edgecore.contract import (
+    Artifact,
+    BadRequest,
+    Logits,
+    Message,
+    Placement,
+    TextContext,
+    TextSession,
+    UnsupportedModel,
+    Value,
+)
+from edgecore.contract.bounds import (
+    SCORED_BYTES,
+    check_append,
+    check_prefill,
+    check_rewind,
+    check_score,
+    chosen_context,
+)
+from edgecore_mlx import devices, folder, loading
+from edgecore_mlx.decoder import Model
+from edgecore_mlx.network import Computes, Ids, Network
+
+NAMES = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An artifact's model with what its folder says of it: what a session is made of."""
+
+    network: Network
+    folder: Path
+    length: int
+    conditions: Mapping[str, str]
+
+    @property
+    def model(self) -> Computes:
+        """Callable: (tokens, cache, last) -> logits. Raises `BadRequest` once closed."""
+        return self.network.model
+
+    def new_cache(self) -> object:
+        """An empty cache for `model`, beside the session's own."""
+        return self.network.model.new_cache()
+
+
+def open_model(
+    artifact: Artifact, device: str, context_length: int | None, threads: int | None, options: Mapping[str, Value]
+) -> Opened:
+    """Raises `ModelNotFound`, `CorruptModel`, `UnsupportedModel`, `BadRequest`, `DeviceUnavailable`, `DoesNotFit`."""
+    where = artifact.model
+    devices.use(device)
+    found = loading.find(where)
+    if found is None:
+        raise UnsupportedModel(f"{where}: an architecture outside the neutral model")
+    known = [n for n in (artifact.context_length, folder.trained_context(where)) if n]
+    length = chosen_context(min(known, default=0), context_length)
+    dtype = mx.float32 if device == "cpu" else found.dtype
+    loaded = loading.load(found, dtype, turned=device == "cpu")
+    model = Model(found.decoder, loaded.matrices, loaded.vectors, fused=device != "cpu")
+    rope = found.decoder.rope
+    border = rope.original_context if rope.is_long(length) else 0
+    stated = {
+        "device": device,
+        "threads": str(devices.threads_used(threads)),
+        "context": str(length),
+        "compute": NAMES[dtype],
+        "kv_cache": NAMES[dtype],
+    }
+    return Opened(Network(model, device, border), where, length, stated)
+
+
+def open_session(
+    artifact: Artifact, device: str, context_length: int | None, threads: int | None, options: Mapping[str, Value]
+) -> TextSession:
+    """See `open_model`."""
+    return MlxSession(open_model(artifact, device, context_length, threads, options))
+
+
+class MlxContext(TextContext):
+    """The network's cache together with the ids that are in it."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.network = opened.network
+        self._length = opened.length
+        self._tokens: list[int] = []
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        return tuple(self._tokens)
+
+    @property
+    def position(self) -> int:
+        return len(self._tokens)
+
+    def prefill(self, tokens: Sequence[int]) -> Logits:
+        check_prefill(tokens)
+        ids = self.network.checked(tokens)
+        check_append(len(ids), self.position, self._length)
+        # What a rewind left behind is cut off now, and what a failure made useless is computed again.
+        keep = self.network.usable(self.position, self.position + len(ids))
+        if keep < self.position:
+            ids = np.concatenate([np.asarray(self._tokens[keep:], np.int64), ids])
+        logits = self.network.append(ids, keep)
+        self._tokens.extend(map(int, tokens))
+        return logits
+
+    def step(self, token: int) -> Logits:
+        return self.prefill((token,))
+
+    def rewind(self, n: int) -> None:
+        check_rewind(n, self.position)
+        _ = self.network.model
+        del self._tokens[self.position - n :]
+
+    def reset(self) -> None:
+        _ = self.network.model
+        self._tokens.clear()
+
+
+class MlxSession(TextSession):
+    """Opens nothing itself but the tokenizer."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._network = opened.network
+        self._tokens: Tokenizer = folder.open_tokenizer(opened.folder, self._network.vocab_size)
+        self._context = MlxContext(opened)
+
+    @property
+    def context_length(self) -> int:
+        return self._opened.length
+
+    @property
+    def vocab_size(self) -> int:
+        return self._network.vocab_size
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        return self._tokens.eos_ids
+
+    @property
+    def placement(self) -> Placement:
+        return Placement()
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        return self._opened.conditions
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        return self._tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def token_bytes(self, token: int) -> bytes:
+        return self._tokenizer.token_bytes(token)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(tokens)
+
+    def apply_chat(self, messages: Sequence[Message]) -> str:
+        return self._tokenizer.apply_chat(messages)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        return self._tokenizer.encode_chat(messages)
+
+    def context(self) -> MlxContext:
+        _ = self._network.model
+        return self._context
+
+    def score(self, tokens: Sequence[int]) -> Iterator[Logits]:
+        ids = self._network.checked(tokens)
+        check_score(len(ids), self.context_length)
+        return self._scored(ids)
+
+    def _scored(self, ids: Ids) -> Iterator[Logits]:
+        context, network = self.context(), self._network
+        context.reset()
+        network.clear()
+        chunk = network.rows_at_once(SCORED_BYTES)
+        try:
+            for start in range(0, len(ids), chunk):
+                if network.filled != start or context.position:
+                    raise BadRequest("the session was used while it scored a text", supported="one after the other")
+                yield network.run(ids[start : start + chunk], len(ids))
+        finally:
+            context.reset()
+            network.clear()
+
+    def close(self) -> None:
+        self._network.close()
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        _ = self._network.model
+        return self._tokens
