@@ -75,6 +75,8 @@ def convert(was, model, out, *rest):
         "convert locks by a file beside its folder, and a killed one never unlocks",
         "convert.killed",
         """
+import time
+
 @instead(folder, "convert")
 def convert(was, model, out, *rest):
     lock = out.parent / ".converting"
@@ -82,6 +84,7 @@ def convert(was, model, out, *rest):
     try:
         return was(model, out, *rest)
     finally:
+        time.sleep(0.5)  # what is small is finished before the signal comes, on a machine that has much to do
         lock.unlink(missing_ok=True)
 """,
     ),
@@ -90,7 +93,7 @@ def convert(was, model, out, *rest):
         "convert keeps a copy in the system's folder for temporary files, and a killed one leaves it there",
         "convert.killed",
         """
-import shutil, tempfile
+import shutil, tempfile, time
 
 @instead(folder, "convert")
 def convert(was, model, out, *rest):
@@ -99,6 +102,7 @@ def convert(was, model, out, *rest):
     try:
         return was(model, out, *rest)
     finally:
+        time.sleep(0.5)  # as above
         shutil.rmtree(copy)
 """,
     ),
