@@ -38,7 +38,7 @@ def write_folder(
     """Writes config.json, model.safetensors and the tokenizer's files into `out`, in the memory of a piece of a tensor.
 
     precision: of the matrices: `f32` (exact for every source), `f16` or `bf16`.
-    vectors:   of norms and biases: `f32`, or `same` as the matrices.
+    vectors:   of norms, biases and BitNet's scales: `f32`, or `same` as the matrices.
     progress:  gets bytes written, and may raise to stop.
     Raises `UnsupportedPrecision` where a number does not fit, `UnsupportedModel` for what a config cannot say.
     """
@@ -94,7 +94,7 @@ def folder_weights(model: Checkpoint, precision: str = "f32", vectors: str = "f3
             if parts[0] == name:
                 entries.append(plain(whole, [model.tensors[part] for part in parts], dtype))
         elif model.decoder.int8_activations and name.endswith("_proj.weight"):
-            entries += ternary_out.finished(tensor, dtype)
+            entries += ternary_out.finished(tensor, dtype, dtype if vectors == "same" else "F32")
         else:
             entries.append(plain(name, [tensor], dtype, family.norm_offset if name.endswith("norm.weight") else 0.0))
     return entries

@@ -6,20 +6,25 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgecore.checkpoint.safetensors_out import AT_ONCE, Entry, array, plain, row_steps
+from edgecore.checkpoint.safetensors_out import AT_ONCE, NUMPY, Entry, array, plain, row_steps
 from edgecore.checkpoint.storage import Bytes
 from edgecore.checkpoint.tensors import Tensor
 
 
-def finished(tensor: Tensor, dtype: str) -> list[Entry]:
-    """A matrix and its `weight_scale`: four rows to a byte where it is ternary, else as it is beside a scale of one."""
+def finished(tensor: Tensor, dtype: str, scales: str = "F32") -> list[Entry]:
+    """A matrix and its `weight_scale`: four rows to a byte where it is ternary, else as it is beside a scale of one.
+
+    scales: the type of the scale where it holds it, F32 else; mlx_lm's kernels want that of the activations.
+    """
     scale = scale_of(tensor) if tensor.shape[0] % 4 == 0 else None
     name = tensor.name.removesuffix(".weight") + ".weight_scale"
     if scale is None:
-        return [plain(tensor.name, [tensor], dtype), array(name, "F32", np.ones(1, np.float32))]
+        return [plain(tensor.name, [tensor], dtype), array(name, scales, np.ones(1, NUMPY[scales]))]
     shape = (tensor.shape[0] // 4, *tensor.shape[1:])
     packed = Entry(tensor.name, "U8", shape, lambda: _packed(tensor, scale))
-    return [packed, array(name, "F32", np.array([scale], np.float32))]
+    with np.errstate(over="ignore"):
+        kind = scales if float(scale.astype(NUMPY[scales])) == scale else "F32"
+    return [packed, array(name, kind, np.array([scale], NUMPY[kind]))]
 
 
 def scale_of(tensor: Tensor) -> np.float32 | None:
