@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgecore.checkpoint import Checkpoint, folder_config, folder_weights
 from edgecore.contract import ConvertLimits, DoesNotFit, Made, Progress, UnsupportedPrecision, Value
-from edgecore_mlx import folder
+from edgecore_mlx import folder, weights
 
 TYPES = ("f32", "f16", "bf16")
 
@@ -32,7 +32,7 @@ def convert(
     entries = folder_weights(model, precision, "same")
     files = folder.write(out, entries, folder_config(model, precision), model.parameters, report)
     beside, notes = folder.write_beside(model, out)
-    return Made(files=(*files, *beside), notes=(*lost(model), *notes))
+    return Made(files=(*files, *beside), weights=weights.measure(out), notes=(*lost(model), *notes))
 
 
 def check_context(limits: ConvertLimits, trained: int) -> None:

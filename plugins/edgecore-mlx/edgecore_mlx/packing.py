@@ -8,7 +8,6 @@ group, and in mode affine NAME.biases: weight = scale * level + bias.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,15 +17,15 @@ from edgecore.checkpoint.fields import Fields, short
 from edgecore.contract import CorruptModel, UnsupportedModel
 from edgecore_mlx.recipe import AFFINE, GROUPS, Packing
 
-BITS: Mapping[str, tuple[int, ...]] = {AFFINE: (2, 3, 4, 5, 6, 8), "mxfp4": (4,), "mxfp8": (8,), "nvfp4": (4,)}
+BITS: Mapping[str, tuple[int, ...]] = {AFFINE: (1, 2, 3, 4, 5, 6, 8), "mxfp4": (4,), "mxfp8": (8,), "nvfp4": (4,)}
 KEYS = ("quantization", "quantization_config")
 """The first is mlx_lm's; it writes the same under the second, where others look."""
 _OWN = "quant_method"
 """In a `quantization_config` of somebody else's."""
 _LEGACY = {"mxfp4": Packing(4, 32, "mxfp4"), "mxfp8": Packing(8, 32, "mxfp8")}
 """Methods of others that name what MLX has too."""
-UNPACKED = ("bitnet",)
-"""Methods of others that pack no matrix in MLX's way."""
+OF_PACKED = ("scales", "biases", "weight_scale")
+"""What stands beside a packed NAME.weight; the last beside BitNet's."""
 
 
 class Sized(Protocol):
@@ -73,7 +72,7 @@ def quantization(config: Fields) -> Quantization:
     section = config.section(KEYS[0])
     if section is None:
         section = config.section(KEYS[1])
-        if section is None or section.text(_OWN, "") in UNPACKED:
+        if section is None or is_ternary(config):
             return Quantization()
         if section.has(_OWN):
             method = section.text(_OWN)
@@ -102,28 +101,15 @@ def with_quantization(config: Mapping[str, Any], packings: Mapping[str, Packing]
     ((common, _),) = Counter(packings.values()).most_common(1)
     values = common.config() | {path: p.config() for path, p in packings.items() if p != common}
     said[KEYS[0]] = values
-    if said.get(KEYS[1], {}).get(_OWN) not in UNPACKED:
+    if said.get(KEYS[1], {}).get(_OWN) != "bitnet":
         said[KEYS[1]] = values
     return said
 
 
-def parameters(weights: Mapping[str, Sized], packing: Quantization) -> dict[str, int]:
-    """Numbers that each weight stands for, packed or not, scales and biases of packed ones being none."""
-    counts: dict[str, int] = {}
-    for name, stored in weights.items():
-        path, _, kind = name.rpartition(".")
-        if kind in ("scales", "biases") and f"{path}.weight" in weights:
-            continue
-        if kind == "weight_scale":
-            continue
-        packed = packing.of(path, weights) if kind == "weight" else None
-        if packed is not None:
-            counts[name] = math.prod(stored.shape) * 32 // packed.bits
-        else:
-            counts[name] = math.prod(stored.shape) * (
-                4 if f"{path}.weight_scale" in weights and stored.dtype == "U8" else 1
-            )
-    return counts
+def is_ternary(config: Fields) -> bool:
+    """Whether `quantization_config` is BitNet's, which packs in its own way and says how activations are rounded."""
+    section = config.section(KEYS[1])
+    return section is not None and section.text(_OWN, "") == "bitnet"
 
 
 def _packing(section: Fields) -> Packing:

@@ -1,0 +1,164 @@
+"""What a finished folder weighs and what its weights are: read from its files, whoever packed them and however.
+
+Names are canonical where the architecture is one of the neutral model: fused matrices are parted, Gemma's norms have
+their one again, BitNet's ternary weights are numbers. Packed matrices are unpacked by MLX itself, on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecore.checkpoint import folder_decoder
+from edgecore.checkpoint.families import family_of
+from edgecore.checkpoint.fields import Fields
+from edgecore.contract import Artifact, CannotDo, CorruptModel, Fallback, Weights
+from edgecore_mlx import folder, packing
+from edgecore_mlx.folder import Stored
+from edgecore_mlx.recipe import AFFINE, Packing
+
+Floats = NDArray[np.float32]
+Rows = Callable[[int, int], Floats]
+"""float32, from a row to another; of a tensor with one axis, its elements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One weight of a folder, under the name that it has there."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the numbers, packed or not."""
+    nbytes: int
+    """With scales and biases."""
+    rows: Rows
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def find(where: Path) -> dict[str, Weight]:
+    """The weights of a folder by the names that they have there, as they stand there. Raises as `folder.tensors` and
+    `packing.quantization` do."""
+    stored, said = folder.tensors(where), packing.quantization(folder.text_config(where))
+    found: dict[str, Weight] = {}
+    for name, array in stored.items():
+        path, _, kind = name.rpartition(".")
+        if kind in packing.OF_PACKED and f"{path}.weight" in stored:
+            continue
+        parts = [array]
+        if kind == "weight":
+            parts += [stored[f"{path}.{part}"] for part in packing.OF_PACKED if f"{path}.{part}" in stored]
+        rows: Rows = array.tensor.rows
+        shape, packed = array.shape, said.of(path, stored) if kind == "weight" else None
+        if packed is not None:
+            shape, rows = (*shape[:-1], shape[-1] * 32 // packed.bits), _unpacking(parts, packed)
+        elif len(parts) > 1 and array.dtype == "U8":
+            shape = (4 * shape[0], *shape[1:])
+        found[name] = Weight(name, shape, sum(part.nbytes for part in parts), rows)
+    return found
+
+
+def measure(where: Path, fallbacks: Iterable[Fallback] = ()) -> Weights:
+    """Bits per weight of the finished folder: over all weights, and over the layers' matrices."""
+    weights = find(where).values()
+    return Weights(
+        bits_per_weight=_bits(weights),
+        eligible_bits_per_weight=_bits(weight for weight in weights if in_layer(weight)),
+        parameters=sum(weight.elements for weight in weights),
+        fallbacks=tuple(fallbacks),
+    )
+
+
+def in_layer(weight: Weight) -> bool:
+    """A matrix of a layer: what a precision means to change. Embeddings and output head are apart."""
+    return len(weight.shape) > 1 and any(part.isdigit() for part in weight.name.split("."))
+
+
+def dequantized(artifact: Artifact) -> Mapping[str, Floats]:
+    """Every weight by canonical name, computed when it is asked for.
+
+    Raises `CannotDo` for architectures outside the neutral model, and as `find`.
+    """
+    decoder = folder_decoder(artifact.path)
+    if decoder is None:
+        raise CannotDo(
+            f"{artifact.path}: its architecture has no canonical names",
+            supported="families of the neutral model",
+        )
+    family, config, stored = family_of(decoder), folder.text_config(artifact.path), folder.tensors(artifact.path)
+    found = {name: weight.rows for name, weight in find(artifact.path).items()}
+    plain = {name: array.tensor for name, array in stored.items() if array.dtype != "U32"}
+    if family.adopt:
+        # How MLX packs is no business of a family's; how BitNet does is.
+        of_family = {k: v for k, v in config.values.items() if k != packing.KEYS[1] or packing.is_ternary(config)}
+        plain = family.adopt(Fields(config.file, of_family), plain)
+    found |= {name: tensor.rows for name, tensor in plain.items() if name in found}
+    return Dequantized(dict(_canonical(artifact.path, decoder.shapes(), family.fused, found)))
+
+
+class Dequantized(Mapping[str, Floats]):
+    """Weights by canonical name, each read when it is asked for."""
+
+    def __init__(self, reads: Mapping[str, Callable[[], Floats]]) -> None:
+        self._reads = reads
+
+    def __getitem__(self, name: str) -> Floats:
+        return self._reads[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reads)
+
+    def __len__(self) -> int:
+        return len(self._reads)
+
+
+def unpack(weight: NDArray[Any], scales: NDArray[Any], biases: NDArray[Any] | None, how: Packing) -> Floats:
+    """The numbers of a packed matrix in float32, whatever type its scales have."""
+    with mx.stream(mx.cpu):
+        if how.mode == AFFINE:
+            scales, biases = scales.astype(np.float32), None if biases is None else biases.astype(np.float32)
+        made = mx.dequantize(
+            mx.array(weight), mx.array(scales), None if biases is None else mx.array(biases),
+            group_size=how.group_size, bits=how.bits, mode=how.mode, dtype=mx.float32,
+        )  # fmt: skip
+        return np.array(made)
+
+
+def _unpacking(parts: Sequence[Stored], how: Packing) -> Rows:
+    def rows(start: int, stop: int) -> Floats:
+        weight, scales, *biases = (part.read()[start:stop] for part in parts)
+        return unpack(weight, scales, biases[0] if biases else None, how)
+
+    return rows
+
+
+def _canonical(
+    where: Path, shapes: Mapping[str, tuple[int, ...]], fused: Mapping[str, tuple[str, ...]], found: Mapping[str, Rows]
+) -> Iterator[tuple[str, Callable[[], Floats]]]:
+    """Where each weight of the description lies, a part of a fused matrix in the rows that are its own."""
+    for name, shape in shapes.items():
+        start, holder = 0, name
+        for whole, parts in fused.items():
+            for part in parts if name not in found else ():
+                if f".{part}." in name:
+                    holder = name.replace(part, whole)
+                    start = sum(shapes[name.replace(part, before)][0] for before in parts[: parts.index(part)])
+        if holder not in found:
+            raise CorruptModel(f"{where}: tensor {name!r}: is missing")
+        yield name, partial(found[holder], start, start + shape[0])
+
+
+def _bits(weights: Iterable[Weight]) -> float:
+    sizes = [(weight.nbytes, weight.elements) for weight in weights]
+    elements = sum(count for _, count in sizes)
+    return 8 * sum(size for size, _ in sizes) / elements if elements else 0.0
