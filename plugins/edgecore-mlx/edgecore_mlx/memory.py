@@ -14,9 +14,6 @@ import mlx.core as mx
 
 from edgecore.contract import DoesNotFit, Value, usable_memory
 
-KEPT_STEPS = 256
-"""Tokens after which buffers that were freed are given back, as mlx_lm does it: a longer cache never fits the old ones.
-"""
 _wiring: list[int] = []
 """The limit before the first of those who wire now."""
 _users = 0
@@ -74,10 +71,6 @@ def limit(options: Mapping[str, Value]) -> None:
         mx.set_cache_limit(int(options["cache_limit"]) * 10**6)
 
 
-def counters(device: str) -> dict[str, float]:
-    """MLX's own, in bytes, for the reader of a benchmark. On `cpu` they know the arrays and not the process."""
-    return {
-        "mlx_peak_memory": float(mx.get_peak_memory()),
-        "mlx_active_memory": float(mx.get_active_memory()),
-        "mlx_cache_memory": float(mx.get_cache_memory()),
-    }
+def counters() -> dict[str, float]:
+    """MLX's own, in bytes, for the reader of a benchmark: they know arrays, and not what else the process holds."""
+    return {"mlx_peak_memory": float(mx.get_peak_memory()), "mlx_active_memory": float(mx.get_active_memory())}

@@ -116,6 +116,12 @@ class Network:
             self._forget(True)
             return np.array(logits)
 
+    def new_cache(self, total: int) -> Any:
+        """An empty cache beside the network's own, for a sequence that is to have `total` tokens."""
+        cache = self.model.new_cache()
+        cache.long = self._is_long(total)
+        return cache
+
     def clear(self) -> None:
         """An empty cache, and its memory given back."""
         _ = self.model

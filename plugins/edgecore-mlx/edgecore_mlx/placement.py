@@ -30,6 +30,8 @@ class Watched:
 
     def __init__(self, device: str) -> None:
         self._device = device
+        self._stream = device
+        """Where MLX's stream was."""
         self.wall = 0.0
         self.others = 0.0
         """CPU seconds of the process' other threads."""
@@ -43,10 +45,11 @@ class Watched:
     ) -> None:
         self.others += max(0.0, process_time() - thread_time() - self._cpu)
         self.wall += perf_counter() - self._start
+        self._stream = stream_device()
 
     def placement(self) -> Placement:
         """As far as it is known: without computing, or where CPU time contradicts the stream, nobody knows."""
-        return judged(self._device, stream_device(), mx.is_available(mx.gpu), self.wall, self.others)
+        return judged(self._device, self._stream, mx.is_available(mx.gpu), self.wall, self.others)
 
 
 def judged(device: str, stream: str, has_gpu: bool, wall: float, others: float) -> Placement:

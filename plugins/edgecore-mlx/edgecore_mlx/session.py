@@ -50,10 +50,6 @@ class Opened:
         """Callable: (tokens, cache, last) -> logits. Raises `BadRequest` once closed."""
         return self.network.model
 
-    def new_cache(self) -> object:
-        """An empty cache for `model`, beside the session's own."""
-        return self.network.model.new_cache()
-
 
 def open_model(
     artifact: Artifact, device: str, context_length: int | None, threads: int | None, options: Mapping[str, Value]

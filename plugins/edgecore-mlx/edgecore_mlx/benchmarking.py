@@ -1,0 +1,125 @@
+"""The native loop, as mlx_lm's: the next token's work is handed to MLX before the last one's answer is waited for.
+
+MLX computes in the background and Python describes what comes next meanwhile, so a GPU is never waiting. In mode `bare`
+logits are computed and nobody reads them; in mode `greedy` the next token is their argmax, chosen where they are. A
+duration is the time between two answers, so durations add up to what passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+
+import mlx.core as mx
+import numpy as np
+
+from edgecore.contract import Artifact, BadRequest, Progress, Repetition, Samples, Value, Workload
+from edgecore.contract.generation import check_room
+from edgecore_mlx import devices, memory, session
+from edgecore_mlx.network import FORGET, failed
+
+REPORT_EVERY = 0.25
+"""Seconds between reports, so that they leave no trace in the figures."""
+
+
+def benchmark(
+    artifact: Artifact, device: str, workload: Workload, options: Mapping[str, Value], progress: Progress
+) -> Samples:
+    """Raises `BadRequest` for a workload that asks for nothing, `DoesNotFit` where it exceeds the context, and what
+    opening a session raises."""
+    if workload.repetitions < 1 or workload.mode not in ("bare", "greedy"):
+        raise BadRequest(
+            f"a workload of {workload.repetitions} repetitions in mode {workload.mode!r}",
+            supported="at least 1, in mode bare or greedy",
+        )
+    start = perf_counter()
+    opened = session.open_model(artifact, device, workload.context_length, workload.threads, options)
+    try:
+        check_room(len(workload.prompt), workload.decode, opened.length)
+        load = perf_counter() - start
+        loop = _Loop(opened, workload, progress)
+        with mx.stream(devices.use(device)), memory.wired():
+            counted = [loop.run() for _ in range(workload.warmup + workload.repetitions)][workload.warmup :]
+        return Samples(
+            repetitions=tuple(counted),
+            load=load,
+            native_loop=True,
+            tokens=tuple(loop.tokens),
+            conditions=opened.conditions,
+            counters=memory.counters(),
+        )
+    except (RuntimeError, MemoryError) as error:  # MLX's own; the contract's errors are neither.
+        raise failed(error) from None
+    finally:
+        mx.synchronize()
+        opened.network.close()
+
+
+class _Loop:
+    """One workload over one model."""
+
+    def __init__(self, opened: session.Opened, workload: Workload, progress: Progress) -> None:
+        self._opened = opened
+        self._model = opened.model
+        self._greedy = workload.mode == "greedy"
+        self._prompt = mx.array(opened.network.checked(workload.prompt).astype(np.int32))
+        self._decode = workload.decode
+        self._progress = progress
+        self._total = (workload.warmup + workload.repetitions) * (workload.decode + 1)
+        self._done = 0
+        self._reported = perf_counter()
+        self.tokens: list[int] = []
+
+    def run(self) -> Repetition:
+        self._cache = self._opened.network.new_cache(len(self._prompt) + self._decode)
+        mx.reset_peak_memory()
+        self.tokens = []
+        steps = []
+        start = perf_counter()
+        logits = self._prefill()
+        prefill = perf_counter() - start
+        self._report()
+        start = perf_counter()
+        if self._decode:
+            token, coming = self._step(0, logits)
+        for i in range(self._decode):
+            given, logits = token, coming
+            if i + 1 < self._decode:
+                token, coming = self._step(i + 1, logits)
+            mx.eval(logits)
+            self.tokens.append(int(given.item()))
+            now = perf_counter()
+            steps.append(now - start)
+            start = now
+            if i % FORGET == FORGET - 1:
+                mx.clear_cache()
+            if self._report():
+                start = perf_counter()
+        return Repetition(prefill, tuple(steps))
+
+    def _prefill(self) -> mx.array:
+        """The last position's logits, once they are there."""
+        chunk = self._opened.network.chunk
+        for begin in range(0, len(self._prompt), chunk):
+            logits = self._model(self._prompt[begin : begin + chunk], self._cache, 1)
+            last = begin + chunk >= len(self._prompt)
+            mx.eval([logits, *self._cache.arrays] if last else self._cache.arrays)
+            mx.clear_cache()
+        return logits
+
+    def _step(self, i: int, before: mx.array) -> tuple[mx.array, mx.array]:
+        """The token of step i and its logits, both still to come."""
+        at = i % len(self._prompt)
+        token = mx.argmax(before, axis=-1).astype(mx.int32) if self._greedy else self._prompt[at : at + 1]
+        logits = self._model(token, self._cache, 1)
+        mx.async_eval(token, logits)
+        return token, logits
+
+    def _report(self) -> bool:
+        self._done += 1
+        now = perf_counter()
+        if now - self._reported < REPORT_EVERY and self._done < self._total:
+            return False
+        self._reported = now
+        self._progress(self._done, self._total, "measuring")
+        return True
