@@ -40,10 +40,8 @@ class Model:
         return self.decoder.vocab_size
 
     @property
-    def nbytes(self) -> int:
-        """Of the weights."""
-        arrays = [array for matrix in self._matrices.values() for array in matrix.arrays]
-        return sum(int(array.nbytes) for array in (*arrays, *self._vectors.values()))
+    def sliced(self) -> bool:
+        return True
 
     def new_cache(self) -> Cache:
         return Cache(self.decoder.layers)

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecore.contract import BadRequest, DoesNotFit, EdgecoreError
+from edgecore.contract import BadRequest, DoesNotFit, EdgecoreError, Placement
 from edgecore.contract.bounds import checked_ids
+from edgecore_mlx import memory
+from edgecore_mlx.placement import Watched
 
 CHUNKS = {"cpu": 512, "gpu": 2048}
 """Tokens computed at once: bounds the memory of a prefill, and how long one goes on after it was cancelled. mlx_lm's
 number suits a GPU."""
 FORGET = 256
-"""Steps after which MLX's buffers that nothing uses are given back, as mlx_lm does."""
+"""Steps after which MLX's buffers that nothing uses are given back, as mlx_lm does: a longer cache never fits the old
+ones."""
 Ids = NDArray[np.int64]
 
 
@@ -48,7 +51,8 @@ class Computes(Protocol):
     def vocab_size(self) -> int: ...
 
     @property
-    def nbytes(self) -> int: ...
+    def sliced(self) -> bool:
+        """Whether logits of the last positions cost no more than these; else a last token comes alone."""
 
     def new_cache(self) -> Any:
         """An empty `Kept` of its own kind."""
@@ -74,6 +78,9 @@ class Network:
         """False while the cache is being changed: what stopped half way is not to be used."""
         self._turn = threading.Lock()
         self._steps = 0
+        self._watched = Watched(device)
+        self._wired = ExitStack()
+        self._wired.enter_context(memory.wired())
 
     @property
     def filled(self) -> int:
@@ -95,16 +102,27 @@ class Network:
             return 0
         return self.filled if count >= self.filled else self._cache.whole(count)
 
+    def pieces(self, ids: Ids) -> Iterator[Ids]:
+        """What a prefill computes one after the other."""
+        many = len(ids) if self.model.sliced else len(ids) - 1
+        for start in range(0, many, self.chunk):
+            yield ids[start : min(start + self.chunk, many)]
+        if many < len(ids):
+            yield ids[many:]
+
     def append(self, ids: Ids, keep: int) -> NDArray[np.float32]:
         """Forgets all but the first `keep` positions, appends `ids`; the last one's logits, (vocab,)."""
         with self._computing() as model:
             self._cut(keep)
             self._cache.long = self._is_long(keep + len(ids))
-            for start in range(0, len(ids), self.chunk):
-                logits = model(_tokens(ids[start : start + self.chunk]), self._cache, 1)
-                rest = start + self.chunk < len(ids)
-                mx.eval(self._cache.arrays if rest else (logits, self._cache.arrays))
-                self._forget(rest)
+            *first, last = self.pieces(ids)
+            for piece in first:  # logits that nobody evaluates are not computed
+                model(_tokens(piece), self._cache, 1)
+                mx.eval(self._cache.arrays)
+                mx.clear_cache()
+            logits = model(_tokens(last), self._cache, 1)
+            mx.eval(logits, self._cache.arrays)
+            self._forget()
             return np.array(logits[-1])
 
     def run(self, ids: Ids, total: int) -> NDArray[np.float32]:
@@ -113,7 +131,7 @@ class Network:
             self._cache.long = self._is_long(total)
             logits = model(_tokens(ids), self._cache)
             mx.eval(logits, self._cache.arrays)
-            self._forget(True)
+            mx.clear_cache()
             return np.array(logits)
 
     def new_cache(self, total: int) -> Any:
@@ -145,7 +163,7 @@ class Network:
             raise BadRequest("the session computes already, in another thread", supported="one thread at a time")
         try:
             sound, self._sound = self._sound, False
-            with mx.stream(_DEVICES[self._device]):
+            with mx.stream(_DEVICES[self._device]), self._watched:
                 yield model
             self._sound = True
         except EdgecoreError:
@@ -156,9 +174,9 @@ class Network:
         finally:
             self._turn.release()
 
-    def _forget(self, now: bool) -> None:
+    def _forget(self) -> None:
         self._steps += 1
-        if now or self._steps % FORGET == 0:
+        if self._steps % FORGET == 0:
             mx.clear_cache()
 
     @property
@@ -168,11 +186,16 @@ class Network:
             raise BadRequest("the session is closed")
         return self._model
 
+    def placement(self) -> Placement:
+        """Where it ran, after `close` too."""
+        return self._watched.placement()
+
     def close(self) -> None:
         """Gives back weights and cache."""
         if self._model is not None:
             self._cache = self._model.new_cache()
             self._model = None
+            self._wired.close()
             mx.clear_cache()
 
 

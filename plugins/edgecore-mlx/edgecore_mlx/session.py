@@ -9,16 +9,16 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from edgecore.checkpoint import Tokenizer
+from edgecore.checkpoint import Decoder, Tokenizer
 from edgecore.contract import (
     Artifact,
     BadRequest,
     Logits,
     Message,
+    ModelNotFound,
     Placement,
     TextContext,
     TextSession,
-    UnsupportedModel,
     Value,
 )
 from edgecore.contract.bounds import (
@@ -29,7 +29,7 @@ from edgecore.contract.bounds import (
     check_score,
     chosen_context,
 )
-from edgecore_mlx import devices, folder, loading
+from edgecore_mlx import devices, folder, installation, loading, memory, other
 from edgecore_mlx.decoder import Model
 from edgecore_mlx.network import Computes, Ids, Network
 
@@ -56,25 +56,45 @@ def open_model(
 ) -> Opened:
     """Raises `ModelNotFound`, `CorruptModel`, `UnsupportedModel`, `BadRequest`, `DeviceUnavailable`, `DoesNotFit`."""
     where = artifact.model
+    if not where.is_dir():
+        raise ModelNotFound(f"{where}: no such folder", supported="a folder that mlx_lm wrote, or edgecore")
     devices.use(device)
+    memory.limit(options)
     found = loading.find(where)
-    if found is None:
-        raise UnsupportedModel(f"{where}: an architecture outside the neutral model")
     known = [n for n in (artifact.context_length, folder.trained_context(where)) if n]
     length = chosen_context(min(known, default=0), context_length)
-    dtype = mx.float32 if device == "cpu" else found.dtype
-    loaded = loading.load(found, dtype, turned=device == "cpu")
-    model = Model(found.decoder, loaded.matrices, loaded.vectors, fused=device != "cpu")
-    rope = found.decoder.rope
-    border = rope.original_context if rope.is_long(length) else 0
+    border, dtype = 0, mx.float32 if device == "cpu" else None
+    model: Computes
+    if found is None:
+        memory.check_fits(_in_memory(where, device), device)
+        model, dtype = other.load(where, dtype)
+    else:
+        dtype, rope = dtype or found.dtype, found.decoder.rope
+        memory.check_fits(found.nbytes(dtype), device)
+        memory.check_fits(_cache_bytes(found.decoder, length, dtype), device, f"a KV cache of {length} tokens")
+        loaded = loading.load(found, dtype, turned=device == "cpu")
+        model = Model(found.decoder, loaded.matrices, loaded.vectors, fused=device != "cpu")
+        border = rope.original_context if rope.is_long(length) else 0
     stated = {
         "device": device,
-        "threads": str(devices.threads_used(threads)),
+        "threads": str(installation.blas().limit(threads)),
         "context": str(length),
         "compute": NAMES[dtype],
         "kv_cache": NAMES[dtype],
     }
-    return Opened(Network(model, device, border), where, length, stated)
+    network = Network(model, device, border, int(options.get("prefill_step_size", 0)))
+    return Opened(network, where, length, stated)
+
+
+def _cache_bytes(decoder: Decoder, length: int, dtype: mx.Dtype) -> int:
+    """It grows as it is used: what can never fit is refused at the beginning."""
+    return 2 * decoder.layers * decoder.kv_size * length * dtype.size
+
+
+def _in_memory(where: Path, device: str) -> int:
+    """Bytes of a folder's weights; on `cpu` numbers have four."""
+    sizes = {"F16": 2, "BF16": 2} if device == "cpu" else {}
+    return sum(stored.nbytes * sizes.get(stored.dtype, 1) for stored in folder.tensors(where).values())
 
 
 def open_session(
@@ -148,7 +168,7 @@ class MlxSession(TextSession):
 
     @property
     def placement(self) -> Placement:
-        return Placement()
+        return self._network.placement()
 
     @property
     def conditions(self) -> Mapping[str, str]:
