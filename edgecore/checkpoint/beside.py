@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CONFIG, GENERATION, TEMPLATE = "config.json", "generation_config.json", "chat_template.jinja"
 BESIDE = tuple(dict.fromkeys((*COPIED, GENERATION, TEMPLATE)))
 """What `write_beside` may write."""
+LIMIT = "edgecore_max_context"
+"""Of a config.json that says more for others' sake: tokens that the weights and settings beside it hold for."""
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
 """How a config.json says the trained context; the later names are those of GPT-2, MPT, ChatGLM, GPT-J."""
 
@@ -53,7 +55,7 @@ def open_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
 def trained_context(folder: Path) -> int:
     """Tokens that the model was trained for as config.json says; 0 where it does not. Raises `CorruptModel`."""
     config = text_config(folder)
-    return next((config.integer(key) for key in _LENGTHS if config.has(key)), 0)
+    return next((config.integer(key) for key in (LIMIT, *_LENGTHS) if config.has(key)), 0)
 
 
 def longrope_context(folder: Path) -> int:
