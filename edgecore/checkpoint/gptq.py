@@ -8,6 +8,7 @@ benchmarks/openvino_int4.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,25 +54,44 @@ def gptq(weights: Floats, used: Floats, group: int, symmetric: bool, bits: int =
     symmetric: the zero point is the middle level everywhere, else searched for with the scale.
     positive:  scales are, for runtimes that take no others: of a symmetric group the lowest level may stay unused.
     """
-    columns, most = weights.shape[1], (1 << bits) - 1
-    importance = np.maximum(np.diag(used), 1e-12)
-    scale, zero = search_scales(weights, importance, group, symmetric, most, positive=positive)
-    order = np.argsort(-importance, kind="stable")
+    most = (1 << bits) - 1
+    scale, zero = search_scales(weights, importance(used), group, symmetric, most, positive=positive)
+    scales, zeros = scale.T.astype(np.float32), zero.T.astype(np.float32)
+
+    def snap(column: int, numbers: Floats) -> tuple[Floats, Floats]:
+        s, z = scales[column // group], zeros[column // group]
+        level = np.clip(np.rint(numbers / s) + z, 0, most)
+        return level, (level - z) * s
+
+    return Rounded(compensated(weights, used, snap), scale, zero)
+
+
+Snap = Callable[[int, Floats], tuple[Floats, Floats]]
+"""A column and its numbers (rows,) -> a level for each, and what these stand for."""
+
+
+def compensated(weights: Floats, used: Floats, snap: Snap) -> NDArray[np.uint8]:
+    """The levels of `weights` (rows, columns), whatever they stand for, each column rounded after what those before it
+    have lost. For formats that `Rounded` cannot hold."""
+    columns = weights.shape[1]
+    order = np.argsort(-importance(used), kind="stable")
     back = _compensation(used[np.ix_(order, order)].astype(np.float64))
     left = np.ascontiguousarray(weights.T[order], np.float32)
-    scales, zeros, groups = scale.T.astype(np.float32), zero.T.astype(np.float32), order // group
     levels = np.empty(left.shape, np.uint8)
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
         lost = np.empty((stop - start, left.shape[1]), np.float32)
         for i in range(start, stop):
-            s, z = scales[groups[i]], zeros[groups[i]]
-            level = np.clip(np.rint(left[i] / s) + z, 0, most)
-            levels[order[i]] = level
-            lost[i - start] = (left[i] - (level - z) * s) / back[i, i]
+            levels[order[i]], now = snap(int(order[i]), left[i])
+            lost[i - start] = (left[i] - now) / back[i, i]
             left[i + 1 : stop] -= back[i, i + 1 : stop, None] * lost[i - start]
         left[stop:] -= back[start:stop, stop:].T @ lost
-    return Rounded(np.ascontiguousarray(levels.T), scale, zero)
+    return np.ascontiguousarray(levels.T)
+
+
+def importance(used: Floats) -> Floats:
+    """How much each column is used, (columns,)."""
+    return np.asarray(np.maximum(np.diag(used), 1e-12))
 
 
 def _compensation(used: NDArray[np.float64]) -> Floats:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecore.checkpoint.decoder import Activation, Decoder, Rope
-from edgecore.checkpoint.tensors import Tensor
+from edgecore.checkpoint.tensors import Readable
 from edgecore.contract.errors import BadRequest, DoesNotFit
 from edgecore.contract.sessions import Logits, TextContext
 
@@ -26,7 +26,7 @@ class Oracle:
     """A decoder with its weights. `resident` keeps dequantized weights (4 bytes each) for the next call: for decoding
     token by token; without it each call reads every layer anew and forgets it: for scoring a text in little memory."""
 
-    def __init__(self, decoder: Decoder, tensors: Mapping[str, Tensor], *, resident: bool = False) -> None:
+    def __init__(self, decoder: Decoder, tensors: Mapping[str, Readable], *, resident: bool = False) -> None:
         self.decoder = decoder
         self._tensors = tensors
         self._resident = resident
@@ -59,20 +59,28 @@ class Oracle:
 
     def forward(self, tokens: Sequence[int], cache: KVCache) -> Floats:
         """Hidden states (T, hidden) before the last norm; appends T positions to the cache."""
-        d = self.decoder
-        hidden = self._embed(tokens) * np.float32(d.embedding_scale)
-        start = cache.extend(len(tokens))
-        turns = {rope: _turns(rope, start, len(tokens)) for rope in (d.rope, d.local_rope) if rope is not None}
-        for layer in range(d.layers):
-            block = {name: self._weight(name) for name in self._names[layer]}
-            at = f"model.layers.{layer}."
-            cos, sin = turns[d.layer_rope(layer)]
-            for a in range(0, len(tokens), _BLOCK):
-                b = min(a + _BLOCK, len(tokens))
-                x = hidden[a:b]
-                x = x + self._attention(block, at, layer, x, cache, start + a, (cos[a:b], sin[a:b]))
-                hidden[a:b] = x + self._mlp(block, at, x)
+        hidden, start = self.embedded(tokens), cache.extend(len(tokens))
+        for layer in range(self.decoder.layers):
+            self.through(layer, self.block(layer), hidden, cache, start)
         return hidden
+
+    def embedded(self, tokens: Sequence[int]) -> Floats:
+        """(T, hidden) as it goes into the first layer."""
+        return self._embed(tokens) * np.float32(self.decoder.embedding_scale)
+
+    def block(self, layer: int) -> dict[str, Floats]:
+        """The weights of a layer by name."""
+        return {name: self._weight(name) for name in self._names[layer]}
+
+    def through(self, layer: int, block: Mapping[str, Floats], hidden: Floats, cache: KVCache, start: int) -> None:
+        """One layer: `hidden` (T, hidden) of positions from `start` on, for which the cache has room, in place."""
+        at = f"model.layers.{layer}."
+        cos, sin = _turns(self.decoder.layer_rope(layer), start, len(hidden))
+        for a in range(0, len(hidden), _BLOCK):
+            b = min(a + _BLOCK, len(hidden))
+            x = hidden[a:b]
+            x = x + self._attention(block, at, layer, x, cache, start + a, (cos[a:b], sin[a:b]))
+            hidden[a:b] = x + self._mlp(block, at, x)
 
     def logits(self, hidden: Floats) -> Logits:
         """(vocab,) of one position's hidden state."""
@@ -86,9 +94,9 @@ class Oracle:
         x = self._block_norm(block, at + "input_layernorm", x)
         count, groups = len(x), d.heads // d.kv_heads
         x = self._rounded(x)
-        q = _linear(block, at + "self_attn.q_proj", x).reshape(count, d.heads, d.head_dim)
-        k = _linear(block, at + "self_attn.k_proj", x).reshape(count, d.kv_heads, d.head_dim)
-        v = _linear(block, at + "self_attn.v_proj", x).reshape(count, d.kv_heads, d.head_dim)
+        q = self.linear(block, at + "self_attn.q_proj", x).reshape(count, d.heads, d.head_dim)
+        k = self.linear(block, at + "self_attn.k_proj", x).reshape(count, d.kv_heads, d.head_dim)
+        v = self.linear(block, at + "self_attn.v_proj", x).reshape(count, d.kv_heads, d.head_dim)
         if d.query_key_norm:
             q = self._block_norm(block, at + "self_attn.q_norm", q)
             k = self._block_norm(block, at + "self_attn.k_norm", k)
@@ -105,17 +113,22 @@ class Oracle:
         joined = mixed.reshape(count, d.query_size)
         if d.sub_norms:
             joined = self._block_norm(block, at + "self_attn.attn_sub_norm", joined)
-        out = _linear(block, at + "self_attn.o_proj", self._rounded(joined))
+        out = self.linear(block, at + "self_attn.o_proj", self._rounded(joined))
         return self._block_norm(block, at + "post_attention_layernorm", out) if d.post_norms else out
 
     def _mlp(self, block: Mapping[str, Floats], at: str, x: Floats) -> Floats:
         d = self.decoder
         x = self._rounded(self._block_norm(block, at + d.mlp_norm, x))
-        x = _ACTIVATIONS[d.activation](_linear(block, at + "mlp.gate_proj", x)) * _linear(block, at + "mlp.up_proj", x)
+        gate, up = self.linear(block, at + "mlp.gate_proj", x), self.linear(block, at + "mlp.up_proj", x)
+        x = _ACTIVATIONS[d.activation](gate) * up
         if d.sub_norms:
             x = self._block_norm(block, at + "mlp.ffn_sub_norm", x)
-        out = _linear(block, at + "mlp.down_proj", self._rounded(x))
+        out = self.linear(block, at + "mlp.down_proj", self._rounded(x))
         return self._block_norm(block, at + "post_feedforward_layernorm", out) if d.post_norms else out
+
+    def linear(self, block: Mapping[str, Floats], name: str, x: Floats) -> Floats:
+        """(T, n) times the matrix `name` of a layer."""
+        return _linear(block, name, x)
 
     def _rounded(self, x: Floats) -> Floats:
         """(T, n) as it enters a projection."""

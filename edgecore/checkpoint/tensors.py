@@ -25,6 +25,20 @@ class Derivation(Protocol):
         """float32 (stop - start, ...) of canonical rows; of a tensor with one axis, its elements."""
 
 
+class Readable(Protocol):
+    """What the oracle reads of a weight."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def read(self) -> Floats:
+        """The whole, float32."""
+
+    def rows(self, start: int, stop: int) -> Floats:
+        """Some rows."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
     """A named array, its stored bytes mapped from a file. Rows run along the first axis and are in canonical order.

@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 
 from edgecore.checkpoint.opening import Checkpoint
+from edgecore.checkpoint.tensors import Readable
 from edgecore.contract.errors import CannotDo
 from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress
@@ -17,7 +18,7 @@ from edgecore.contract.sessions import Logits, TextSession
 from edgecore.quality import baseline as cache
 from edgecore.quality.divergence import Accumulator, ContextGain, Divergence, LogProbs, lockstep
 from edgecore.quality.oracles import score
-from edgecore.quality.rounding import Readable, RoundedTensors
+from edgecore.quality.rounding import RoundedTensors
 
 CONTINUATION = 16
 """Tokens of the greedy continuation whose match is shown."""

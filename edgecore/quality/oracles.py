@@ -10,18 +10,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecore.checkpoint.decoder import Decoder
 from edgecore.checkpoint.oracle import Oracle
-from edgecore.checkpoint.tensors import Tensor
+from edgecore.checkpoint.tensors import Readable
 from edgecore.contract.errors import CorruptModel
 from edgecore.contract.sessions import Logits
 from edgecore.quality.divergence import BLOCK, Accumulator, LogProbs
-from edgecore.quality.rounding import Readable, Rounded
+from edgecore.quality.rounding import Rounded
 
 Floats = NDArray[np.float32]
 
@@ -31,7 +31,7 @@ def score(
 ) -> Iterator[Logits]:
     """Logits of every position. `advance(elements)` is called after each tensor that was read, and may raise."""
     watched = {name: _Watched(tensor, advance) for name, tensor in tensors.items()}
-    return Oracle(decoder, cast(Mapping[str, Tensor], watched)).score(tokens)
+    return Oracle(decoder, watched).score(tokens)
 
 
 def given_weights(weights: Mapping[str, Any], like: Mapping[str, Readable]) -> dict[str, Readable] | str:

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any, Self
 
 from edgecore.checkpoint.opening import Checkpoint
+from edgecore.checkpoint.tensors import Readable
 from edgecore.contract.artifacts import Weights
 from edgecore.contract.errors import UnsupportedModel
 from edgecore.contract.precisions import Precision
@@ -23,7 +24,6 @@ from edgecore.quality.bounds import bounds, compute_class
 from edgecore.quality.comparison import Figures, Request, compare_models
 from edgecore.quality.divergence import Divergence
 from edgecore.quality.oracles import given_weights, measure_cost
-from edgecore.quality.rounding import Readable
 from edgecore.quality.tensors import WeightNoise, weight_noise
 from edgecore.quality.texts import token_limit
 from edgecore.quality.verdict import Check, Verdict

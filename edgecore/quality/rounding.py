@@ -9,11 +9,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from edgecore.checkpoint.tensors import Readable
 
 Floats = NDArray[np.float32]
 GROUP = 32
@@ -24,17 +25,6 @@ a higher one refuses Q6_K of a model whose embedding is its head, for having the
 """
 _ROWS = 64
 """Rows that share one random generator, so that some rows can be rounded as they would be with all the others."""
-
-
-class Readable(Protocol):
-    """What the oracle reads of a weight; `edgecore.checkpoint.Tensor` is one."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def read(self) -> Floats: ...
-    def rows(self, start: int, stop: int) -> Floats: ...
 
 
 def round_to_nearest(array: Floats, bits: float, group: int = GROUP, seed: int = 0, first_row: int = 0) -> Floats:

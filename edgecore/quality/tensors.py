@@ -14,9 +14,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecore.checkpoint.tensors import Readable
 from edgecore.contract.errors import BadRequest
 from edgecore.contract.progress import Progress, no_progress
-from edgecore.quality.rounding import Readable, bits_for, eligible, round_to_nearest
+from edgecore.quality.rounding import bits_for, eligible, round_to_nearest
 
 SAMPLED_ROWS = 256
 """Rows of each matrix that stand for it, taken in runs of 64 that are spread over it."""
