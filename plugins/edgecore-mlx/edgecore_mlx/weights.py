@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecore.checkpoint import folder_decoder
+from edgecore.checkpoint import Decoder, folder_decoder
 from edgecore.checkpoint.families import family_of
 from edgecore.checkpoint.fields import Fields
 from edgecore.contract import Artifact, CannotDo, CorruptModel, Fallback, Weights
@@ -89,37 +88,31 @@ def dequantized(artifact: Artifact) -> Mapping[str, Floats]:
 
     Raises `CannotDo` for architectures outside the neutral model, and as `find`.
     """
-    decoder = folder_decoder(artifact.path)
-    if decoder is None:
+    found = loading.find(artifact.path)
+    if found is None:
         raise CannotDo(
             f"{artifact.path}: its architecture has no canonical names",
             supported="families of the neutral model",
         )
-    family, config, stored = family_of(decoder), folder.text_config(artifact.path), folder.tensors(artifact.path)
-    found = {name: weight.rows for name, weight in find(artifact.path).items()}
-    plain = {name: array.tensor for name, array in stored.items() if array.dtype != "U32"}
-    if family.adopt:
-        # How MLX packs is no business of a family's; how BitNet does is.
-        of_family = {k: v for k, v in config.values.items() if k != packing.KEYS[1] or packing.is_ternary(config)}
-        plain = family.adopt(Fields(config.file, of_family), plain)
-    found |= {name: tensor.rows for name, tensor in plain.items() if name in found}
-    return Dequantized(dict(_canonical(artifact.path, decoder.shapes(), family.fused, found)))
+    rows: dict[str, Rows] = {name: tensor.rows for name, tensor in found.plain.items()}
+    rows |= {f"{path}.weight": _unpacking(list(arrays.values()), how) for path, (how, arrays) in found.packed.items()}
+    return Dequantized(dict(_canonical(found.decoder.shapes(), family_of(found.decoder).fused, rows)))
 
 
 class Dequantized(Mapping[str, Floats]):
     """Weights by canonical name, each read when it is asked for."""
 
-    def __init__(self, reads: Mapping[str, Callable[[], Floats]]) -> None:
-        self._reads = reads
+    def __init__(self, weights: Mapping[str, Canonical]) -> None:
+        self._weights = weights
 
     def __getitem__(self, name: str) -> Floats:
-        return self._reads[name]()
+        return self._weights[name].read()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._reads)
+        return iter(self._weights)
 
     def __len__(self) -> int:
-        return len(self._reads)
+        return len(self._weights)
 
 
 def unpack(weight: NDArray[Any], scales: NDArray[Any], biases: NDArray[Any] | None, how: Packing) -> Floats:
@@ -143,19 +136,17 @@ def _unpacking(parts: Sequence[Stored], how: Packing) -> Rows:
 
 
 def _canonical(
-    where: Path, shapes: Mapping[str, tuple[int, ...]], fused: Mapping[str, tuple[str, ...]], found: Mapping[str, Rows]
+    shapes: Mapping[str, tuple[int, ...]], fused: Mapping[str, tuple[str, ...]], rows: Mapping[str, Rows]
 ) -> Iterator[tuple[str, Callable[[], Floats]]]:
     """Where each weight of the description lies, a part of a fused matrix in the rows that are its own."""
     for name, shape in shapes.items():
         start, holder = 0, name
         for whole, parts in fused.items():
-            for part in parts if name not in found else ():
+            for part in parts if name not in rows else ():
                 if f".{part}." in name:
                     holder = name.replace(part, whole)
                     start = sum(shapes[name.replace(part, before)][0] for before in parts[: parts.index(part)])
-        if holder not in found:
-            raise CorruptModel(f"{where}: tensor {name!r}: is missing")
-        yield name, partial(found[holder], start, start + shape[0])
+        yield name, partial(rows[holder], start, start + shape[0])
 
 
 def _bits(weights: Iterable[Weight]) -> float:
