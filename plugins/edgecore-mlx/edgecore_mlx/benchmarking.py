@@ -27,10 +27,12 @@ def benchmark(
 ) -> Samples:
     """Raises `BadRequest` for a workload that asks for nothing, `DoesNotFit` where it exceeds the context, and what
     opening a session raises."""
-    if workload.repetitions < 1 or workload.mode not in ("bare", "greedy"):
+    counts = (workload.repetitions - 1, workload.warmup, workload.decode)
+    if min(counts) < 0 or workload.mode not in ("bare", "greedy"):
         raise BadRequest(
-            f"a workload of {workload.repetitions} repetitions in mode {workload.mode!r}",
-            supported="at least 1, in mode bare or greedy",
+            f"a workload of {workload.repetitions} repetitions, {workload.warmup} warm-ups and {workload.decode} "
+            f"tokens in mode {workload.mode!r}",
+            supported="at least 1 repetition, 0 warm-ups, 0 tokens, in mode bare or greedy",
         )
     start = perf_counter()
     opened = session.open_model(artifact, device, workload.context_length, workload.threads, options)
@@ -87,7 +89,7 @@ class _Loop:
             if i + 1 < self._decode:
                 token, coming = self._step(i + 1, logits)
             mx.eval(logits)
-            self.tokens.append(int(given.item()))
+            self.tokens += np.asarray(given).tolist()
             now = perf_counter()
             steps.append(now - start)
             start = now

@@ -98,13 +98,6 @@ def metal() -> bool:
     return bool(mx.metal.is_available())
 
 
-def threads_used(threads: int | None = None) -> int:
-    """Threads that compute on `cpu`, of those that were asked for, and from now on no more of them: MLX has one a
-    stream, its own kernels take no other, and only another BLAS than the one that it brings has threads (see `blas`).
-    """
-    return blas().limit(threads)
-
-
 def versions() -> dict[str, str]:
     """Of MLX, the package that brings its code, and mlx-lm; they enter artifact ids."""
     return _installed(("mlx", *BACKENDS, "mlx-lm"))
@@ -126,7 +119,7 @@ def _installed(names: Iterable[str]) -> dict[str, str]:
 
 
 def _features() -> dict[str, str]:
-    found = {"BLAS": blas().name, "CPU threads": str(threads_used())}
+    found = {"BLAS": blas().name}
     if not missing("gpu"):
         info = mx.device_info(mx.gpu)
         for name in ("memory_size", "max_recommended_working_set_size", "total_memory", "free_memory"):

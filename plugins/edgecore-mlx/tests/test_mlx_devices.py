@@ -66,7 +66,6 @@ def test_probe_answers_within_a_second_and_never_imports_mlx_lm() -> None:
     assert set(probe.versions) >= {"mlx", "mlx-lm"}
     assert probe.versions["mlx"].startswith("0.")
     assert probe.features["BLAS"]
-    assert int(probe.features["CPU threads"]) >= 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the code comes with another package there")
@@ -131,6 +130,5 @@ def test_a_gpu_is_named_as_mlx_names_it_with_its_memory(elsewhere: Any) -> None:
 def test_a_session_opens_on_the_device_that_was_named(mlx: Any, tiny_mlx: Artifact) -> None:
     with mlx.run(tiny_mlx) as session:
         assert session.conditions["device"] == "cpu"
-        assert session.conditions["threads"] == str(devices.threads_used(1))
     assert devices.use("cpu") == mx.Device(mx.cpu, 0)
     assert mx.default_device() == mx.cpu
