@@ -1,4 +1,4 @@
-"""The native loop: raw samples, whose tokens agree with the contract's own loop and whose durations with another clock."""
+"""The native loop: raw samples; tokens agree with the contract's own loop, durations with another clock."""
 
 from __future__ import annotations
 
