@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from edgecore.checkpoint import Activation, Decoder
-from edgecore_mlx.cache import Cache
+from edgecore_mlx.cache import Cache, Rows
 from edgecore_mlx.matrices import Matrix
 from edgecore_mlx.rope import Turns
 
@@ -24,11 +24,14 @@ class Model:
     """A decoder with its weights: matrices by name without `.weight`, norms and biases as arrays under whole names."""
 
     def __init__(
-        self, decoder: Decoder, matrices: Mapping[str, Matrix], vectors: Mapping[str, mx.array], *, fused: bool = False
-    ) -> None:
-        """fused: elementwise operations that follow each other become one, by a compiler that MLX has to have."""
+        self, decoder: Decoder, matrices: Mapping[str, Matrix], vectors: Mapping[str, mx.array], *,
+        fused: bool = False, kv: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """fused: elementwise operations that follow each other become one, by a compiler that MLX has to have.
+        kv: how the KV cache is packed, see `Cache`."""
         self.decoder = decoder
         self._matrices, self._vectors = matrices, vectors
+        self._kv = kv
         self._dtype = vectors["model.norm.weight"].dtype
         ropes = dict.fromkeys(decoder.layer_rope(layer) for layer in range(decoder.layers))
         self._turns = {rope: Turns.of(rope, decoder.head_dim, self._dtype) for rope in ropes}
@@ -44,7 +47,7 @@ class Model:
         return True
 
     def new_cache(self) -> Cache:
-        return Cache(self.decoder.layers)
+        return Cache(self.decoder.layers, self._kv)
 
     def __call__(self, tokens: mx.array, cache: Cache, last: int | None = None) -> mx.array:
         """Logits, float32 (n, vocab), of int32 (n,) tokens that follow what is in the cache, and are put there.
@@ -76,28 +79,30 @@ class Model:
             q, k = self._norm(at + "self_attn.q_norm", q), self._norm(at + "self_attn.k_norm", k)
         q, k, v = (heads.swapaxes(1, 2) for heads in (q, k, v))
         q, k = (turns.rotate(heads, cache.filled, cache.long) for heads in (q, k))
-        k, v = cache.put(layer, k, v)
-        if window and k.shape[2] > window + count - 1:  # what no position of this call sees
-            k, v = k[:, :, 1 - window - count :], v[:, :, 1 - window - count :]
-        x = self._attend(q, k, v, mask).swapaxes(1, 2).reshape(1, count, d.query_size)
+        keys, values = cache.put(layer, k, v, window)
+        x = self._attend(q, keys, values, mask, cache.how).swapaxes(1, 2).reshape(1, count, d.query_size)
         if d.sub_norms:
             x = self._norm(at + "self_attn.attn_sub_norm", x)
         x = self._linear(at + "self_attn.o_proj", self._rounded(x))
         return self._norm(at + "post_attention_layernorm", x) if d.post_norms else x
 
-    def _attend(self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None) -> mx.array:
+    def _attend(
+        self, q: mx.array, keys: Rows, values: Rows, mask: mx.array | str | None, how: Mapping[str, Any]
+    ) -> mx.array:
         d = self.decoder
-        if not d.attention_softcap:
-            return mx.fast.scaled_dot_product_attention(q, k, v, scale=d.attention_scale, mask=mask)
-        # MLX's attention has no soft cap.
-        count = q.shape[2]
-        q = q.reshape(1, d.kv_heads, -1, count, d.head_dim)
-        scores = _soft_capped((q * d.attention_scale) @ k[:, :, None].swapaxes(-1, -2), d.attention_softcap)
-        if isinstance(mask, str):
-            mask = _seen(count, k.shape[2], 0)
+        if not (d.attention_softcap or how):
+            return mx.fast.scaled_dot_product_attention(q, *keys, *values, scale=d.attention_scale, mask=mask)
+        # Written out: MLX's attention has no soft cap, and takes no packed keys.
+        count, total = q.shape[2], keys[0].shape[2]
+        rows = (q * d.attention_scale).reshape(1, d.kv_heads, -1, d.head_dim)
+        scores = _product(rows, keys, how, True).reshape(1, d.kv_heads, -1, count, total)
+        if d.attention_softcap:
+            scores = _soft_capped(scores, d.attention_softcap)
         if mask is not None:
-            scores = mx.where(mask, scores, mx.finfo(scores.dtype).min)
-        return (mx.softmax(scores, axis=-1, precise=True) @ v[:, :, None]).reshape(1, d.heads, count, d.head_dim)
+            seen = _seen(count, total, 0) if isinstance(mask, str) else mask
+            scores = mx.where(seen, scores, mx.finfo(scores.dtype).min)
+        shares = mx.softmax(scores, axis=-1, precise=True).reshape(1, d.kv_heads, -1, total)
+        return _product(shares, values, how, False).reshape(1, d.heads, count, d.head_dim)
 
     def _mlp(self, at: str, x: mx.array) -> mx.array:
         d = self.decoder
@@ -151,6 +156,14 @@ def _seen(count: int, keys: int, window: int) -> mx.array:
     """(count, keys) bool: the last `count` of `keys` positions look at those up to their own, `window` of them."""
     key, at = mx.arange(keys), mx.arange(keys - count, keys)[:, None]
     return (key <= at) & (key > at - window) if window else key <= at
+
+
+def _product(x: mx.array, rows: Rows, how: Mapping[str, Any], turned: bool) -> mx.array:
+    """x times keys, turned, or values."""
+    if how:
+        levels, scales, biases = rows
+        return mx.quantized_matmul(x, levels, scales, biases, transpose=turned, **how)
+    return x @ (rows[0].swapaxes(-1, -2) if turned else rows[0])
 
 
 def _soft_capped(x: mx.array, cap: float) -> mx.array:

@@ -23,7 +23,7 @@ from edgecore.contract import CorruptModel, UnsupportedModel
 from edgecore_mlx import folder as folders
 from edgecore_mlx.decoder import GATE_UP, GATE_UP_NAME, QKV, QKV_NAME
 from edgecore_mlx.folder import Stored
-from edgecore_mlx.matrices import Dense, Matrix, Packed, joined
+from edgecore_mlx.matrices import Dense, Matrix, Packed, joined, split
 from edgecore_mlx.packing import quantization
 from edgecore_mlx.recipe import AFFINE, GROUPS, Packing
 
@@ -60,8 +60,11 @@ class Found:
         names.append(self.plain["model.norm.weight"].storage)
         return next(FLOATS[name] for name in names if name in FLOATS)
 
-    def nbytes(self, dtype: mx.Dtype) -> int:
-        """In memory, with numbers as `dtype`."""
+    def nbytes(self, dtype: mx.Dtype, unpacked: bool = False) -> int:
+        """In memory, with numbers as `dtype`, and with packed ones as such too."""
+        if unpacked:
+            wide = [arrays["weight"].nbytes * 8 // packing.bits for packing, arrays in self.packed.values()]
+            return (sum(wide) + sum(tensor.elements for tensor in self.plain.values())) * dtype.size
         ternary = {n for n, t in self.plain.items() if t.type is TERNARY and _group(t.shape[1])}
         plain = sum(t.elements // 4 if n in ternary else t.elements * dtype.size for n, t in self.plain.items())
         levels = sum(arrays["weight"].nbytes for _, arrays in self.packed.values())
@@ -100,23 +103,43 @@ def find(folder: Path) -> Found | None:
     return Found(decoder, _checked(folder, decoder, family, shapes, plain, packed), packed)
 
 
-def load(found: Found, dtype: mx.Dtype, *, turned: bool) -> Loaded:
-    """Reads everything, numbers as `dtype`. turned: see `Dense`. Raises `CorruptModel` for NaN and infinity."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How matrices are kept in memory."""
+
+    dtype: mx.Dtype
+    """Of all numbers."""
+    turned: bool = False
+    """See `Dense`."""
+    unpacked: bool = False
+    """Packed matrices as numbers."""
+    dense_streams: tuple[mx.ThreadLocalStream, ...] = ()
+    """Beside the caller's own, those that compute products with `Dense`, and with `Packed`: see `Split`."""
+    packed_streams: tuple[mx.ThreadLocalStream, ...] = ()
+
+
+def load(found: Found, kept: Kept) -> Loaded:
+    """Reads everything. Raises `CorruptModel` for NaN and infinity."""
     matrices: dict[str, Matrix] = {}
     vectors: dict[str, mx.array] = {}
     for name, tensor in found.plain.items():
         if len(tensor.shape) > 1:
-            matrix = _ternary(tensor, dtype) or _dense(tensor, dtype, turned)
+            ternary = _ternary(tensor, kept.dtype)
+            matrix = _dense(tensor, kept) if ternary is None else _unpacked(ternary, kept)
             matrices[name.removesuffix(".weight")] = _evaluated(matrix)
         else:
-            vectors[name] = mx.array(tensor.read()).astype(dtype)
+            vectors[name] = mx.array(tensor.read()).astype(kept.dtype)
     for path, (packing, arrays) in found.packed.items():
-        matrices[path] = _evaluated(_in_memory(packing, arrays, dtype))
+        matrices[path] = _evaluated(_unpacked(_in_memory(packing, arrays, kept.dtype), kept))
     for layer in range(found.decoder.layers):
         at = f"model.layers.{layer}."
         _join(at + "self_attn.", QKV, QKV_NAME, matrices, vectors)
         _join(at + "mlp.", GATE_UP, GATE_UP_NAME, matrices, vectors)
+    for path, matrix in matrices.items():
+        streams = kept.dense_streams if isinstance(matrix, Dense) else kept.packed_streams
+        matrices[path] = _evaluated(split(matrix, streams))
     mx.eval(list(vectors.values()))
+    mx.clear_cache()
     return Loaded(found.decoder, matrices, vectors)
 
 
@@ -190,13 +213,20 @@ def _checked(
     return {name: plain[name] for name in left}
 
 
-def _dense(tensor: Tensor, dtype: mx.Dtype, turned: bool) -> Dense:
+def _dense(tensor: Tensor, kept: Kept) -> Dense:
     if tensor.derive is None and tensor.order is None and tensor.storage in FLOATS:
         weight = _array(Stored(tensor))
     else:
         weight = mx.array(tensor.read())
-    weight = weight.astype(dtype)
-    return Dense(mx.contiguous(weight.T) if turned else weight, turned)
+    return _kept(weight.astype(kept.dtype), kept)
+
+
+def _kept(weight: mx.array, kept: Kept) -> Dense:
+    return Dense(mx.contiguous(weight.T) if kept.turned else weight, kept.turned)
+
+
+def _unpacked(packed: Packed, kept: Kept) -> Matrix:
+    return _kept(packed.numbers().astype(kept.dtype), kept) if kept.unpacked else packed
 
 
 def _in_memory(packing: Packing, arrays: Mapping[str, Stored], dtype: mx.Dtype) -> Packed:

@@ -50,7 +50,9 @@ class Other:
 
         self._model = model
         self._made, self._trim = make_prompt_cache, trim_prompt_cache
-        self.vocab_size = int(self(mx.array([0]), self.new_cache()).shape[-1])  # the shape alone is computed
+        logits = self(mx.array([0]), self.new_cache())
+        mx.eval(logits)  # constants of the model too, which belong to this thread until they are computed
+        self.vocab_size = int(logits.shape[-1])
 
     def new_cache(self) -> OtherCache:
         return OtherCache(self._made(self._model), self._trim)

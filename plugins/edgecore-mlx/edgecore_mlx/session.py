@@ -20,6 +20,7 @@ from edgecore.contract import (
     TextContext,
     TextSession,
     Value,
+    usable_threads,
 )
 from edgecore.contract.bounds import (
     SCORED_BYTES,
@@ -30,9 +31,12 @@ from edgecore.contract.bounds import (
     chosen_context,
 )
 from edgecore_mlx import devices, folder, installation, loading, memory, other
+from edgecore_mlx.cache import packed_bytes
 from edgecore_mlx.decoder import Model
 from edgecore_mlx.network import Computes, Ids, Network
+from edgecore_mlx.recipe import AFFINE, GROUPS
 
+MOST_THREADS = 512
 NAMES = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16"}
 
 
@@ -60,35 +64,76 @@ def open_model(
         raise ModelNotFound(f"{where}: no such folder", supported="a folder that mlx_lm wrote, or edgecore")
     devices.use(device)
     memory.limit(options)
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadRequest(f"{threads} threads", supported=f"1 to {MOST_THREADS} threads")
+    threads = (threads or usable_threads()) if device == "cpu" else 1
     found = loading.find(where)
     known = [n for n in (artifact.context_length, folder.trained_context(where)) if n]
     length = chosen_context(min(known, default=0), context_length)
-    border, dtype = 0, mx.float32 if device == "cpu" else None
+    border, kv, dtype = 0, {}, mx.float32 if device == "cpu" else None
     model: Computes
     if found is None:
+        _only_neutral(where, options)
         memory.check_fits(_in_memory(where, device), device)
         model, dtype = other.load(where, dtype)
+        threads = installation.blas().limit(threads)  # mlx_lm's code knows nothing of ours
     else:
         dtype, rope = dtype or found.dtype, found.decoder.rope
-        memory.check_fits(found.nbytes(dtype), device)
-        memory.check_fits(_cache_bytes(found.decoder, length, dtype), device, f"a KV cache of {length} tokens")
-        loaded = loading.load(found, dtype, turned=device == "cpu")
-        model = Model(found.decoder, loaded.matrices, loaded.vectors, fused=device != "cpu")
+        unpacked = bool(options.get("unpacked", False))
+        memory.check_fits(found.nbytes(dtype, unpacked), device)
+        kv = _kv(found.decoder, options)
+        memory.check_fits(_cache_bytes(found.decoder, length, dtype, kv), device, f"a KV cache of {length} tokens")
+        loaded = loading.load(found, _kept(device, dtype, threads, unpacked))
+        model = Model(found.decoder, loaded.matrices, loaded.vectors, fused=device != "cpu", kv=kv)
         border = rope.original_context if rope.is_long(length) else 0
     stated = {
         "device": device,
-        "threads": str(installation.blas().limit(threads)),
+        "threads": str(threads),
         "context": str(length),
         "compute": NAMES[dtype],
-        "kv_cache": NAMES[dtype],
+        "kv_cache": f"{kv['bits']} bits in groups of {kv['group_size']}" if kv else NAMES[dtype],
     }
     network = Network(model, device, border, int(options.get("prefill_step_size", 0)))
     return Opened(network, where, length, stated)
 
 
-def _cache_bytes(decoder: Decoder, length: int, dtype: mx.Dtype) -> int:
+def _kept(device: str, dtype: mx.Dtype, threads: int, unpacked: bool) -> loading.Kept:
+    """On `cpu` what one stream would compute alone is split: everything where MLX's BLAS has one thread."""
+    if device != "cpu":
+        return loading.Kept(dtype, unpacked=unpacked)
+    streams = tuple(mx.new_thread_local_stream(mx.cpu) for _ in range(threads - 1))
+    has_threads = installation.blas().limit(threads) == threads
+    return loading.Kept(dtype, True, unpacked, () if has_threads else streams, streams)
+
+
+def _kv(decoder: Decoder, options: Mapping[str, Value]) -> dict[str, int]:
+    """How the KV cache is packed; empty: not. A group is the largest, up to the one asked for, that divides a head."""
+    if not (bits := int(options.get("kv_bits", 0))):
+        return {}
+    most = int(options.get("kv_group_size", 64))
+    for size in reversed(GROUPS[AFFINE]):
+        if size <= most and decoder.head_dim % size == 0:
+            return {"bits": bits, "group_size": size}
+    raise BadRequest(
+        f"kv_bits={bits}: heads of {decoder.head_dim} elements cannot be packed in groups",
+        supported="heads of multiples of 32",
+        hint="the same command without kv_bits",
+    )
+
+
+def _cache_bytes(decoder: Decoder, length: int, dtype: mx.Dtype, kv: Mapping[str, int]) -> int:
     """It grows as it is used: what can never fit is refused at the beginning."""
-    return 2 * decoder.layers * decoder.kv_size * length * dtype.size
+    elements = 2 * decoder.layers * decoder.kv_size * length
+    return packed_bytes(elements, kv) if kv else elements * dtype.size
+
+
+def _only_neutral(where: Path, options: Mapping[str, Value]) -> None:
+    """Raises `BadRequest` for options that mlx_lm's own code cannot follow."""
+    if asked := [name for name in ("kv_bits", "unpacked") if options.get(name)]:
+        raise BadRequest(
+            f"{asked[0]}: {where} is of an architecture outside the neutral model, which mlx_lm computes",
+            supported=f"{asked[0]} with families of the neutral model",
+        )
 
 
 def _in_memory(where: Path, device: str) -> int:
