@@ -16,11 +16,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecore.checkpoint import Decoder, folder_decoder
 from edgecore.checkpoint.families import family_of
-from edgecore.checkpoint.fields import Fields
-from edgecore.contract import Artifact, CannotDo, CorruptModel, Fallback, Weights
-from edgecore_mlx import folder, packing
+from edgecore.contract import Artifact, CannotDo, Fallback, Weights
+from edgecore_mlx import folder, loading, packing
 from edgecore_mlx.folder import Stored
 from edgecore_mlx.recipe import AFFINE, Packing
 
@@ -83,20 +81,46 @@ def in_layer(weight: Weight) -> bool:
     return len(weight.shape) > 1 and any(part.isdigit() for part in weight.name.split("."))
 
 
-def dequantized(artifact: Artifact) -> Mapping[str, Floats]:
-    """Every weight by canonical name, computed when it is asked for.
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """Where a weight of the description lies: a part of a fused matrix in rows of its own."""
 
-    Raises `CannotDo` for architectures outside the neutral model, and as `find`.
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    """The first of its rows in what holds it."""
+    holder: Rows
+
+    def rows(self, start: int, stop: int) -> Floats:
+        """float32, from a row to another; of a tensor with one axis, its elements."""
+        return self.holder(self.start + start, self.start + stop)
+
+    def read(self) -> Floats:
+        """float32, the whole of it."""
+        return self.rows(0, self.shape[0])
+
+
+def canonical(where: Path) -> dict[str, Canonical]:
+    """Every weight of a folder by canonical name, none of them read.
+
+    Raises `CannotDo` for architectures outside the neutral model, and as `loading.find`.
     """
-    found = loading.find(artifact.path)
+    found = loading.find(where)
     if found is None:
-        raise CannotDo(
-            f"{artifact.path}: its architecture has no canonical names",
-            supported="families of the neutral model",
-        )
+        raise CannotDo(f"{where}: its architecture has no canonical names", supported="families of the neutral model")
     rows: dict[str, Rows] = {name: tensor.rows for name, tensor in found.plain.items()}
     rows |= {f"{path}.weight": _unpacking(list(arrays.values()), how) for path, (how, arrays) in found.packed.items()}
-    return Dequantized(dict(_canonical(found.decoder.shapes(), family_of(found.decoder).fused, rows)))
+    shapes = found.decoder.shapes()
+    return {
+        name: Canonical(name, shape, start, rows[holder])
+        for name, shape in shapes.items()
+        for holder, start in [_held(name, shapes, {} if name in rows else family_of(found.decoder).fused)]
+    }
+
+
+def dequantized(artifact: Artifact) -> Mapping[str, Floats]:
+    """Every weight by canonical name, computed when it is asked for. Raises as `canonical`."""
+    return Dequantized(canonical(artifact.path))
 
 
 class Dequantized(Mapping[str, Floats]):
@@ -135,18 +159,14 @@ def _unpacking(parts: Sequence[Stored], how: Packing) -> Rows:
     return rows
 
 
-def _canonical(
-    shapes: Mapping[str, tuple[int, ...]], fused: Mapping[str, tuple[str, ...]], rows: Mapping[str, Rows]
-) -> Iterator[tuple[str, Callable[[], Floats]]]:
-    """Where each weight of the description lies, a part of a fused matrix in the rows that are its own."""
-    for name, shape in shapes.items():
-        start, holder = 0, name
-        for whole, parts in fused.items():
-            for part in parts if name not in rows else ():
-                if f".{part}." in name:
-                    holder = name.replace(part, whole)
-                    start = sum(shapes[name.replace(part, before)][0] for before in parts[: parts.index(part)])
-        yield name, partial(rows[holder], start, start + shape[0])
+def _held(name: str, shapes: Mapping[str, tuple[int, ...]], fused: Mapping[str, tuple[str, ...]]) -> tuple[str, int]:
+    """The name of what holds a weight, and the first of its rows there."""
+    for whole, parts in fused.items():
+        for number, part in enumerate(parts):
+            if f".{part}." in name:
+                before = sum(shapes[name.replace(part, other)][0] for other in parts[:number])
+                return name.replace(part, whole), before
+    return name, 0
 
 
 def _bits(weights: Iterable[Weight]) -> float:
