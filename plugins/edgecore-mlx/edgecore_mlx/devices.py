@@ -98,13 +98,6 @@ def metal() -> bool:
     return bool(mx.metal.is_available())
 
 
-def threads_used(threads: int | None = None) -> int:
-    """Threads that compute on `cpu` of those that were asked for, and from now on no more of them, where one stream
-    does the work: MLX's own kernels take one, and of what computes dense products only another BLAS takes more.
-    """
-    return blas().limit(threads)
-
-
 def versions() -> dict[str, str]:
     """Of MLX, the package that brings its code, and mlx-lm; they enter artifact ids."""
     return _installed(("mlx", *BACKENDS, "mlx-lm"))

@@ -246,12 +246,12 @@ void cblas_sgemm(
 }
 """
 PRODUCT = """
-from edgecore_mlx import devices, hooks
+from edgecore_mlx import hooks
 from edgecore_mlx.installation import blas
 import mlx.core as mx
 mx.set_default_device(mx.cpu)
 product = (mx.ones((8, 8)) @ mx.ones((8, 8))).tolist()[0][0]
-print(product, devices.threads_used(3), blas().library.asked_for(), blas().name)
+print(product, blas().limit(3), blas().library.asked_for(), blas().name)
 """
 
 
