@@ -213,3 +213,14 @@ def test_conversions_of_a_plugin_of_one_task_speak_of_its_claims(task: str) -> N
     check = all_checks()["convert.killed"]
     assert check.applies(one)
     assert check.proves(one, {}) == {"task": task}
+
+
+def test_tensor_models_of_a_format_that_onnx_does_not_lead_to_are_none_that_the_suite_has() -> None:
+    """A plugin that opens functions of its runtime: there is no row about a tensor model, and the rest is as before."""
+    formats = [*BOTH["formats"][:1], {"name": "functions", "task": "tensor", "suffixes": [".fn"]}]
+    own = parse({**BOTH, "sources": ["huggingface"], "formats": formats, "claims": BOTH["claims"][:1]}, "t")
+    known = Known(own, "cpu")
+    every = [(c.name(), cell) for c in all_checks().values() if c.applies(own) for cell in rows_of(c, known)]
+    assert [(name, cell) for name, cell in every if name.startswith("tensor.") or cell.get("task") == "tensor"] == []
+    assert "benchmark.tensor" not in {name for name, _ in every}
+    assert {"placement.where", "text.logits"} <= {name for name, _ in every}

@@ -23,7 +23,7 @@ from edgecore.contract.sessions import TensorSession, TextSession
 from edgecore.workers import Backend
 from edgecore_conformance import tensor_models, watching
 from edgecore_conformance.bench import Bench
-from edgecore_conformance.check import Cell, Check, check
+from edgecore_conformance.check import Cell, Check, check, has_task
 from edgecore_conformance.known import TRAINED, Known
 from edgecore_conformance.observation import Judgement, Observation
 from edgecore_conformance.outcomes import Outcome
@@ -47,7 +47,7 @@ class PlacementCheck(Check):
     """One row a task of the plugin."""
 
     def cells(self, manifest: Manifest, device: str, level: str) -> Iterable[Cell]:
-        return [{"task": task} for task in dict.fromkeys(f.task for f in manifest.formats)]
+        return [{"task": task} for task in dict.fromkeys(f.task for f in manifest.formats) if has_task(task)(manifest)]
 
 
 def artifact_for(bench: Bench, task: str) -> Artifact:

@@ -40,7 +40,7 @@ class Types(Check):
     """
 
     def applies(self, manifest: Manifest) -> bool:
-        return has_task("tensor")(manifest) and bool(models.opens_onnx(manifest) or "onnx" in manifest.sources)
+        return has_task("tensor")(manifest)
 
     def proves(self, manifest: Manifest, cell: Cell) -> dict[str, str]:
         return {"task": "tensor"}
