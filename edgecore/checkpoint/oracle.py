@@ -75,12 +75,16 @@ class Oracle:
     def through(self, layer: int, block: Mapping[str, Floats], hidden: Floats, cache: KVCache, start: int) -> None:
         """One layer: `hidden` (T, hidden) of positions from `start` on, for which the cache has room, in place."""
         at = f"model.layers.{layer}."
-        cos, sin = _turns(self.decoder.layer_rope(layer), start, len(hidden))
+        cos, sin = self.turns(layer, start, len(hidden))
         for a in range(0, len(hidden), _BLOCK):
             b = min(a + _BLOCK, len(hidden))
             x = hidden[a:b]
             x = x + self._attention(block, at, layer, x, cache, start + a, (cos[a:b], sin[a:b]))
             hidden[a:b] = x + self._mlp(block, at, x)
+
+    def turns(self, layer: int, start: int, count: int) -> tuple[Floats, Floats]:
+        """Cosine and sine of each position's angles in this layer, (count, 1, dim/2) each."""
+        return _turns(self.decoder.layer_rope(layer), start, count)
 
     def logits(self, hidden: Floats) -> Logits:
         """(vocab,) of one position's hidden state."""
@@ -92,17 +96,26 @@ class Oracle:
     ) -> Floats:  # fmt: skip
         d = self.decoder
         x = self._block_norm(block, at + "input_layernorm", x)
-        count, groups = len(x), d.heads // d.kv_heads
-        x = self._rounded(x)
+        count, x = len(x), self._rounded(x)
         q = self.linear(block, at + "self_attn.q_proj", x).reshape(count, d.heads, d.head_dim)
         k = self.linear(block, at + "self_attn.k_proj", x).reshape(count, d.kv_heads, d.head_dim)
         v = self.linear(block, at + "self_attn.v_proj", x).reshape(count, d.kv_heads, d.head_dim)
         if d.query_key_norm:
             q = self._block_norm(block, at + "self_attn.q_norm", q)
             k = self._block_norm(block, at + "self_attn.k_norm", k)
-        keys, values = cache.put(layer, start, _rotate(k, turns), v)
+        joined = self._attend(layer, _rotate(q, turns), _rotate(k, turns), v, cache, start)
+        if d.sub_norms:
+            joined = self._block_norm(block, at + "self_attn.attn_sub_norm", joined)
+        out = self.linear(block, at + "self_attn.o_proj", self._rounded(joined))
+        return self._block_norm(block, at + "post_attention_layernorm", out) if d.post_norms else out
+
+    def _attend(self, layer: int, q: Floats, k: Floats, v: Floats, cache: KVCache, start: int) -> Floats:
+        """(T, query_size): what the heads find in the past and in what is added to it here."""
+        d, count = self.decoder, len(q)
+        groups = d.heads // d.kv_heads
+        keys, values = cache.put(layer, start, k, v)
         # Query heads share a key/value head in runs of `groups`: (kv_heads, groups * count, head_dim).
-        queries = _rotate(q, turns).reshape(count, d.kv_heads, groups, d.head_dim).transpose(1, 2, 0, 3)
+        queries = q.reshape(count, d.kv_heads, groups, d.head_dim).transpose(1, 2, 0, 3)
         products = queries.reshape(d.kv_heads, -1, d.head_dim) @ keys.transpose(0, 2, 1)
         scores = products.reshape(d.kv_heads, groups, count, start + count) * np.float32(d.attention_scale)
         if d.attention_softcap:
@@ -110,11 +123,7 @@ class Oracle:
         scores[:, :, _hidden(start, count, d.layer_window(layer))] = -np.inf
         found = _softmax(scores).reshape(d.kv_heads, groups * count, -1) @ values
         mixed = found.reshape(d.kv_heads, groups, count, d.head_dim).transpose(2, 0, 1, 3)
-        joined = mixed.reshape(count, d.query_size)
-        if d.sub_norms:
-            joined = self._block_norm(block, at + "self_attn.attn_sub_norm", joined)
-        out = self.linear(block, at + "self_attn.o_proj", self._rounded(joined))
-        return self._block_norm(block, at + "post_attention_layernorm", out) if d.post_norms else out
+        return mixed.reshape(count, d.query_size)
 
     def _mlp(self, block: Mapping[str, Floats], at: str, x: Floats) -> Floats:
         d = self.decoder
