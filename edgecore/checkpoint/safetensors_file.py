@@ -63,7 +63,8 @@ def parse_safetensors(file: Path, data: mmap.mmap | bytes) -> dict[str, Tensor]:
             f"{file}: field 'header length': {length} bytes", supported=f"headers up to {LONGEST_HEADER} bytes"
         )
     header = parse_json(file, _header_text(file, data[8 : 8 + length]))
-    _check_metadata(file, header.pop("__metadata__", {}))
+    if (metadata := header.pop("__metadata__", None)) is not None:  # MLX writes null
+        _check_metadata(file, metadata)
     if len(header) > MOST_TENSORS:
         raise UnsupportedModel(f"{file}: {len(header)} tensors", supported=f"up to {MOST_TENSORS}")
     body = np.frombuffer(data, np.uint8)[8 + length :]

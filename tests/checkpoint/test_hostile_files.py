@@ -239,6 +239,14 @@ def test_a_damaged_safetensors_file_is_a_typed_error(
     assert str(tmp_path) in caught.value.what
 
 
+def test_metadata_may_be_null_as_mlx_writes_it(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((small / "config.json").read_bytes())
+    spoiled = _spoil(lambda h: h.update(__metadata__=None))((small / "model.safetensors").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(spoiled)
+    with open_checkpoint(tmp_path) as model:
+        assert NORM in model.tensors
+
+
 @pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", "a/b", "..", "", "C:x", "a\\b", 7])
 def test_a_shard_index_cannot_lead_out_of_the_folder(shard: object, small: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
