@@ -123,7 +123,7 @@ class Network:
             logits = model(_tokens(last), self._cache, 1)
             mx.eval(logits, self._cache.arrays)
             self._forget()
-            return np.array(logits[-1])
+            return np.array(logits)[-1]
 
     def run(self, ids: Ids, total: int) -> NDArray[np.float32]:
         """Appends a piece of a sequence that is to have `total` tokens; the logits of all its positions, (n, vocab)."""
@@ -144,11 +144,11 @@ class Network:
         """An empty cache, and its memory given back."""
         _ = self.model
         self._cut(0)
-        self._cache.long = False
+        self._sound = True
 
     def _cut(self, count: int) -> None:
         if count == 0:
-            self._cache, self._sound = self.model.new_cache(), True
+            self._cache = self.model.new_cache()
         elif count < self.filled:
             self._cache.cut(count)
 
@@ -162,13 +162,10 @@ class Network:
         if not self._turn.acquire(blocking=False):
             raise BadRequest("the session computes already, in another thread", supported="one thread at a time")
         try:
-            sound, self._sound = self._sound, False
+            self._sound = False
             with mx.stream(_DEVICES[self._device]), self._watched:
                 yield model
             self._sound = True
-        except EdgecoreError:
-            self._sound = sound
-            raise
         except (RuntimeError, ValueError, MemoryError) as error:
             raise failed(error) from None
         finally:
