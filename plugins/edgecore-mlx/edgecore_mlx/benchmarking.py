@@ -40,7 +40,7 @@ def benchmark(
         check_room(len(workload.prompt), workload.decode, opened.length)
         load = perf_counter() - start
         loop = _Loop(opened, workload, progress)
-        with mx.stream(devices.use(device)), memory.wired():
+        with mx.stream(devices.use(device)):
             counted = [loop.run() for _ in range(workload.warmup + workload.repetitions)][workload.warmup :]
         return Samples(
             repetitions=tuple(counted),
