@@ -87,8 +87,10 @@ class Canonical:
 
     name: str
     shape: tuple[int, ...]
+    path: str
+    """Of the module that holds it."""
     start: int
-    """The first of its rows in what holds it."""
+    """The first of its rows there."""
     holder: Rows
 
     def rows(self, start: int, stop: int) -> Floats:
@@ -112,7 +114,7 @@ def canonical(where: Path) -> dict[str, Canonical]:
     rows |= {f"{path}.weight": _unpacking(list(arrays.values()), how) for path, (how, arrays) in found.packed.items()}
     shapes = found.decoder.shapes()
     return {
-        name: Canonical(name, shape, start, rows[holder])
+        name: Canonical(name, shape, holder.removesuffix(".weight"), start, rows[holder])
         for name, shape in shapes.items()
         for holder, start in [_held(name, shapes, {} if name in rows else family_of(found.decoder).fused)]
     }
