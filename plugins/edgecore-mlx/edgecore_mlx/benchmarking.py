@@ -1,13 +1,14 @@
-"""The native loop, as mlx_lm's: the next token's work is handed to MLX before the last one's answer is waited for.
+"""The native loop, as mlx_lm's: on a GPU the next token's work is handed over before the last one's answer is there.
 
-MLX computes in the background and Python describes what comes next meanwhile, so a GPU is never waiting. In mode `bare`
-logits are computed and nobody reads them; in mode `greedy` the next token is their argmax, chosen where they are. A
-duration is the time between two answers, so durations add up to what passed.
+MLX computes in the background and Python describes what comes next meanwhile, so a GPU is never waiting. On `cpu` that
+would be one thread more than was asked for, so there a step begins when the one before has ended. In mode `bare` logits
+are computed and nobody reads them; in mode `greedy` the next token is their argmax, chosen where they are. A duration
+is the time between two answers, so durations add up to what passed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from time import perf_counter
 
 import mlx.core as mx
@@ -18,6 +19,8 @@ from edgecore.contract.generation import check_room
 from edgecore_mlx import devices, memory, session
 from edgecore_mlx.network import FORGET, failed
 
+AHEAD = ("gpu",)
+"""Devices on which a step is handed over before the one before has ended."""
 REPORT_EVERY = 0.25
 """Seconds between reports, so that they leave no trace in the figures."""
 
@@ -39,7 +42,7 @@ def benchmark(
     try:
         check_room(len(workload.prompt), workload.decode, opened.length)
         load = perf_counter() - start
-        loop = _Loop(opened, workload, progress)
+        loop = _Loop(opened, workload, device in AHEAD, progress)
         with mx.stream(devices.use(device)):
             counted = [loop.run() for _ in range(workload.warmup + workload.repetitions)][workload.warmup :]
         return Samples(
@@ -60,8 +63,9 @@ def benchmark(
 class _Loop:
     """One workload over one model."""
 
-    def __init__(self, opened: session.Opened, workload: Workload, progress: Progress) -> None:
+    def __init__(self, opened: session.Opened, workload: Workload, ahead: bool, progress: Progress) -> None:
         self._opened = opened
+        self._ahead = ahead
         self._model = opened.model
         self._greedy = workload.mode == "greedy"
         self._prompt = mx.array(opened.network.checked(workload.prompt).astype(np.int32))
@@ -82,14 +86,9 @@ class _Loop:
         prefill = perf_counter() - start
         self._report()
         start = perf_counter()
-        if self._decode:
-            token, coming = self._step(0, logits)
-        for i in range(self._decode):
-            given, logits = token, coming
-            if i + 1 < self._decode:
-                token, coming = self._step(i + 1, logits)
-            mx.eval(logits)
-            self.tokens += np.asarray(given).tolist()
+        for i, (token, answer) in enumerate(self._steps(logits)):
+            mx.eval(answer)
+            self.tokens += np.asarray(token).tolist()
             now = perf_counter()
             steps.append(now - start)
             start = now
@@ -109,8 +108,16 @@ class _Loop:
             mx.clear_cache()
         return logits
 
+    def _steps(self, logits: mx.array) -> Iterator[tuple[mx.array, mx.array]]:
+        """Each step's token and logits, handed to MLX and still to come."""
+        coming: tuple[mx.array, mx.array] | None = None
+        for i in range(self._decode):
+            step = coming or self._step(i, logits)
+            logits = step[1]
+            coming = self._step(i + 1, logits) if self._ahead and i + 1 < self._decode else None
+            yield step
+
     def _step(self, i: int, before: mx.array) -> tuple[mx.array, mx.array]:
-        """The token of step i and its logits, both still to come."""
         at = i % len(self._prompt)
         token = mx.argmax(before, axis=-1).astype(mx.int32) if self._greedy else self._prompt[at : at + 1]
         logits = self._model(token, self._cache, 1)

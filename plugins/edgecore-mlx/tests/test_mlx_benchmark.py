@@ -42,10 +42,12 @@ def test_samples_are_raw_and_as_many_as_asked(host: Host, mlx: Any, tiny_mlx: Ar
     assert samples.counters["mlx_peak_memory"] >= samples.counters["mlx_active_memory"] > 0
 
 
+@pytest.mark.parametrize("ahead", [(), ("cpu",)], ids=["one by one", "ahead, as on a GPU"])
 @pytest.mark.parametrize("mode", ["bare", "greedy"])
 def test_it_decodes_what_the_contracts_loop_decodes_under_the_same_conditions(
-    host: Host, mlx: Any, tiny_mlx: Artifact, mode: str
+    host: Host, mlx: Any, tiny_mlx: Artifact, mode: str, ahead: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(benchmarking, "AHEAD", ahead)
     workload = Workload(PROMPT, 20, repetitions=1, mode=mode)
     with mlx.run(tiny_mlx) as session:
         theirs = run_workload(session, workload, 0.0)
@@ -57,8 +59,11 @@ def test_it_decodes_what_the_contracts_loop_decodes_under_the_same_conditions(
     assert ours.conditions.items() <= theirs.conditions.items()
 
 
-def test_durations_add_up_to_what_passed(host: Host, mlx: Any, tiny_mlx: Artifact) -> None:
-    """Although the next step is begun before a step has ended."""
+@pytest.mark.parametrize("ahead", [(), ("cpu",)], ids=["one by one", "ahead, as on a GPU"])
+def test_durations_add_up_to_what_passed(
+    host: Host, mlx: Any, tiny_mlx: Artifact, ahead: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarking, "AHEAD", ahead)
     start = perf_counter()
     samples = measure(host, mlx, tiny_mlx, decode=200, repetitions=4, warmup=0, context_length=256)
     passed = perf_counter() - start - samples.load
