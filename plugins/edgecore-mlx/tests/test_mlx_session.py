@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import edgecore
 from edgecore.checkpoint import Oracle, open_checkpoint
 from edgecore.contract import (
     GREEDY,
@@ -356,6 +357,18 @@ def test_a_session_serves_any_thread_and_one_at_a_time(session: Any, monkeypatch
     (error,) = found
     assert isinstance(error, BadRequest)
     assert "another thread" in error.what
+
+
+def test_a_worker_gives_the_same_answers(session: Any, tiny_mlx: Artifact) -> None:
+    prompt = session.tokenize(PROMPT)
+    ways = [GREEDY, Sampling(temperature=1.0, seed=5)]
+    expected = [list(session.generate(prompt, max_tokens=8, sampling=way, stop=["zz"])) for way in ways]
+    with edgecore.open(tiny_mlx.path, backend="mlx", device="cpu", context_length=128) as other:
+        assert [list(other.generate(prompt, max_tokens=8, sampling=way, stop=["zz"])) for way in ways] == expected
+        stream = other.generate(prompt, sampling=GREEDY)
+        assert next(stream) == expected[0][0]
+        stream.close()
+        assert list(other.generate(prompt, max_tokens=8, sampling=GREEDY, reuse_cache=True)) == expected[0]
 
 
 def test_a_native_folder_runs_where_it_lies(mlx: Any, tiny_mlx: Artifact) -> None:
