@@ -16,6 +16,8 @@ from edgecore.contract import ConvertLimits, DoesNotFit, Made, Progress, Unsuppo
 from edgecore_mlx import elsewhere, folder, packed, weights
 
 TYPES = ("f32", "f16", "bf16")
+KEPT = "matrices kept packed as they were, nothing lost"
+"""A note that quantize takes back."""
 
 
 def convert(
@@ -60,7 +62,7 @@ def what_became(model: Checkpoint, kept: packed.Kept) -> Iterator[str]:
     if kept.kinds:
         counts = Counter(kept.kinds.values())
         said = ", ".join(f"{count} of {kind}" for kind, count in counts.items())
-        yield f"matrices kept packed as they were, nothing lost: {said}"
+        yield f"{KEPT}: {said}"
     rest = {tensor.storage for name, tensor in model.tensors.items() if name not in kept.tensors}
     if lossy := sorted(rest - {"F32", "F16", "BF16", "TERNARY"}):
         yield f"dequantized from {', '.join(lossy)}: what had been lost before is not restored"

@@ -18,6 +18,8 @@ LEARNED = ("dwq", "awq", "mlx_gptq", "dynamic")
 ALGORITHMS = (RTN, MSE, GPTQ, *LEARNED)
 WITH_TEXT = (GPTQ, *LEARNED)
 """Algorithms that look at activations."""
+WITHOUT_TEXT = ("q8", "mxfp8")
+"""Precisions that lose too little to make up for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,9 @@ RECIPES: Mapping[str, Recipe] = {
     "q5": Recipe(5),
     "q6": Recipe(6),
     "q8": Recipe(8),
-    "mxfp4": Recipe(4, 32, "mxfp4", RTN),
-    "mxfp8": Recipe(8, 32, "mxfp8", RTN),
-    "nvfp4": Recipe(4, 16, "nvfp4", RTN),
+    "mxfp4": Recipe(4, 32, "mxfp4"),
+    "mxfp8": Recipe(8, 32, "mxfp8"),
+    "nvfp4": Recipe(4, 16, "nvfp4"),
     **{name: Recipe(few, mixed=name) for name, (few, _) in mixed.BITS.items()},
 }
 EMBEDDING: Mapping[str, int] = {"none": 0} | {f"q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
@@ -103,9 +105,13 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool, laye
     if "group_size" in chosen and chosen["group_size"] not in GROUPS[plain.mode]:
         sizes = ", ".join(map(str, GROUPS[plain.mode]))
         raise BadRequest(f"group_size={chosen['group_size']} for {precision}", supported=sizes)
-    if calibration and "algorithm" not in chosen and plain.mode == AFFINE:
+    if calibration and precision not in WITHOUT_TEXT and "algorithm" not in chosen:
         chosen["algorithm"] = GPTQ
     found = replace(plain, layers=layers, **chosen)
+    if found.algorithm in WITH_TEXT and precision in WITHOUT_TEXT:
+        raise BadRequest(
+            f"{precision} has no {found.algorithm}: rounding loses too little to make up for", supported=f"{RTN}, {MSE}"
+        )
     if found.algorithm in WITH_TEXT and not calibration:
         raise BadRequest(
             f"{found.algorithm} measures activations, and no text was given to measure them on",
