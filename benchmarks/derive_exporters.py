@@ -80,7 +80,10 @@ def from_wheel(wheel: Path) -> Exporter:
                 )
                 assert remapped
                 return Exporter(
-                    "mlx-lm", version, "pip install mlx-lm", model_types=[*defining, *ast.literal_eval(remapped[1])]
+                    "mlx-lm",
+                    version,
+                    "edgecore plugin install mlx",
+                    model_types=[*defining, *ast.literal_eval(remapped[1])],
                 )
             case "onnxruntime_genai":
                 builder = files.read("onnxruntime_genai/models/builder.py").decode()

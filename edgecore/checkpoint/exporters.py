@@ -60,6 +60,13 @@ def exporters() -> tuple[Exporter, ...]:
     )
 
 
+def may_take(command: str, refused: str) -> bool:
+    """Whether the exporter that this command installs may take a model that was refused in these words: they name those
+    whose sources say so, and of others nobody knows."""
+    known = [exporter.name for exporter in exporters() if exporter.install == command]
+    return not known or any(name in refused for name in known)
+
+
 def advised(error: UnsupportedModel, config: Fields) -> UnsupportedModel:
     """The same refusal of a Hugging Face folder, with who would take the model as its config.json describes it."""
     packing = config.values.get("quantization_config")

@@ -77,13 +77,13 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """The ecosystem's own converter, for what the neutral model does not cover. Lives in an environment of its own."""
+    """The ecosystem's own converter, for what the neutral model does not cover."""
 
     name: str
     hooks: str
     """Module with `edgecore_convert`, imported in a worker of the exporter's environment."""
     requires: tuple[str, ...] = ()
-    """Requirements of that environment, pinned."""
+    """Requirements of an environment of its own, pinned; none: it lives with the plugin."""
     help: str = ""
 
 

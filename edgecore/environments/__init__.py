@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgecore.environments.commands import install_command, known_plugins
+from edgecore.environments.commands import exporter_command, install_command, known_plugins
 
 if TYPE_CHECKING:
     from edgecore.environments.manage import Environment, find_exporter, install, list_environments, remove
 
 __all__ = [
     "Environment",
+    "exporter_command",
     "find_exporter",
     "install",
     "install_command",

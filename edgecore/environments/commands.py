@@ -18,7 +18,11 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from edgecore.contract.manifest import Manifest
 
 PLUGINS = ("llamacpp", "mlx", "onnxruntime", "openvino", "coreml", "reference")
 """Backends of this project; their distributions are `edgecore-NAME`."""
@@ -54,6 +58,12 @@ def install_command(name: str, *, export: bool = False, upgrade: bool = False) -
         return f"edgecore plugin install {name} --export"
     words = [*_installer(), *(["--upgrade"] if upgrade else []), requirement(name)]
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def exporter_command(manifest: Manifest) -> str:
+    """The command after which a backend's exporter is here: it comes with the plugin where it needs nothing more."""
+    apart = manifest.exporter is None or manifest.exporter.requires
+    return install_command(manifest.name, export=True) if apart else f"edgecore plugin install {manifest.name}"
 
 
 def requirement(name: str) -> str:

@@ -75,7 +75,14 @@ def install(
             installer.install([_core()])
             installer.install([target], dependencies=False)
             entry = _plugin_in(installer, name)
-            installer.install([_core(), *_exporter_of(entry)[1]])
+            requires = _exporter_of(entry)[1]
+            if not requires:
+                raise BadRequest(
+                    f"the exporter of {entry.name!r} needs no environment of its own",
+                    supported="the plugin itself, without --export",
+                    hint=f"edgecore plugin install {name}",
+                )
+            installer.install([_core(), *requires])
         else:
             installer.install([_core(), target])
             entry = _plugin_in(installer, name)
@@ -121,8 +128,11 @@ def remove(name: str) -> None:
 
 
 def find_exporter(entry: Entry) -> tuple[str, str]:
-    """The hooks module of a backend's exporter and the interpreter that has it. Raises `BackendUnavailable`."""
-    hooks, _ = _exporter_of(entry)
+    """The hooks module of a backend's exporter and the interpreter that has it: the plugin's own where it needs nothing
+    that the plugin does not. Raises `BackendUnavailable`."""
+    hooks, requires = _exporter_of(entry)
+    if not requires:
+        return hooks, entry.python
     for environment in list_environments():
         if environment.export and environment.backend == entry.name:
             return hooks, environment.python

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edgecore import registry
-from edgecore.checkpoint.exporters import exporters
+from edgecore.checkpoint.exporters import may_take
 from edgecore.contract.errors import EdgecoreError, UnsupportedModel
 from edgecore.contract.progress import Progress, no_progress
-from edgecore.environments import install_command
+from edgecore.environments import exporter_command
 from edgecore.store import Store
 from edgecore.verbs import verifying
 from edgecore.verbs.targets import Target, locate
@@ -101,7 +101,8 @@ def _backends(target: Target, said: str, family: str) -> list[dict[str, str]]:
     for entry in registry.usable():
         manifest = entry.ready_manifest
         kind = target.source.kind if target.source else ""
-        command = install_command(entry.name, export=True)
+        apart = bool(manifest.exporter and manifest.exporter.requires)
+        command = exporter_command(manifest)
         try:
             native = target.native(manifest)
         except EdgecoreError:
@@ -114,15 +115,11 @@ def _backends(target: Target, said: str, family: str) -> list[dict[str, str]]:
             claimed = not family or any(claim.family == family for claim in manifest.claims)
             how = "edgecore build" if claimed else f"edgecore build; it does not claim family {family!r}"
             rows.append({"name": entry.name, "takes": "yes" if claimed else "perhaps", "how": how})
-        elif kind == "huggingface" and manifest.exporter and _perhaps(command, said):
-            rows.append({"name": entry.name, "takes": "perhaps", "how": command})
+        elif kind == "huggingface" and manifest.exporter and may_take(command, said):
+            how = command if apart else f"edgecore build, through {manifest.exporter.name}"
+            rows.append({"name": entry.name, "takes": "perhaps", "how": how})
         elif kind in manifest.sources:
             rows.append({"name": entry.name, "takes": "no", "how": "takes families of the neutral model"})
         else:
             rows.append({"name": entry.name, "takes": "no", "how": f"takes {', '.join(manifest.sources)}"})
     return rows
-
-
-def _perhaps(command: str, said: str) -> bool:
-    """Whether the exporter that this command installs may take a model: where its sources were read, they say so."""
-    return command in said or command not in {exporter.install for exporter in exporters()}

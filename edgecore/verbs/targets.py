@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecore import registry
+from edgecore.checkpoint.exporters import may_take
 from edgecore.contract.artifacts import Artifact
 from edgecore.contract.errors import BackendUnavailable, BadRequest, ModelNotFound, UnsupportedModel
 from edgecore.contract.manifest import Manifest
 from edgecore.contract.progress import Progress, no_progress
-from edgecore.environments import find_exporter
+from edgecore.environments import exporter_command, find_exporter
 from edgecore.registry import Entry
 from edgecore.sources import Source, detect, resolve
 from edgecore.store import Store, native_artifact
@@ -78,15 +79,18 @@ def _worth_its_weights(folder: Path) -> None:
 
     try:
         check_folder(folder)
-    except UnsupportedModel:
-        if not any(_has_exporter(entry) for entry in registry.usable()):
+    except UnsupportedModel as error:
+        if not any(_has_exporter(entry, error) for entry in registry.usable()):
             raise
 
 
-def _has_exporter(entry: Entry) -> bool:
+def _has_exporter(entry: Entry, refused: UnsupportedModel) -> bool:
+    """Whether a backend has an exporter here that may take the model."""
+    if not may_take(exporter_command(entry.ready_manifest), str(refused)):
+        return False
     try:
         find_exporter(entry)
-    except BackendUnavailable:
+    except (BackendUnavailable, BadRequest):
         return False
     return True
 

@@ -41,7 +41,8 @@ def connect(entry: Entry, *, isolated: bool = True, memory_limit: int | None = N
     isolated:     False loads the plugin in this process, for callers to whom microseconds count: a crash is then theirs
                   too, and neither deadlines nor memory limits hold.
     memory_limit: bytes of anonymous memory; a worker that holds more is ended, and the call raises `DoesNotFit`.
-    exporter:     the ecosystem's own converter that the manifest names, in its own environment; it has `convert` only.
+    exporter:     the ecosystem's own converter that the manifest names, in its own environment where it needs one;
+                  it has `convert` only.
     Raises `BackendUnavailable`, `PluginFault` for a hook that is none, `WorkerCrashed` when it dies at import.
     """
     manifest = entry.ready_manifest
@@ -50,7 +51,7 @@ def connect(entry: Entry, *, isolated: bool = True, memory_limit: int | None = N
         from edgecore.environments import find_exporter
 
         hooks, python = find_exporter(entry)
-        foreign = True
+        foreign = foreign or python != entry.python
     if not isolated:
         if memory_limit is not None:
             raise BadRequest("a memory limit needs a worker", supported="isolated=True, or no memory limit")

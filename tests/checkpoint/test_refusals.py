@@ -72,7 +72,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         LLAMA_CPP,
     ),
     "an encoder": ({"model_type": "bert", "architectures": ["BertModel"]}, "'bert' (BertModel)", LLAMA_CPP),
-    "what only mlx-lm takes": ({"model_type": "nanochat"}, "; mlx-lm (", "pip install mlx-lm"),
+    "what only mlx-lm takes": ({"model_type": "nanochat"}, "; mlx-lm (", "edgecore plugin install mlx"),
     "what only optimum-intel takes": (
         {"model_type": "biogpt", "architectures": ["BioGptForCausalLM"]},
         "; optimum-intel (",

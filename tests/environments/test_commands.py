@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from edgecore.environments import commands, install_command, known_plugins
+from edgecore import registry
+from edgecore.environments import commands, exporter_command, find_exporter, install_command, known_plugins
 from edgecore.environments.commands import Origin, requirement
+from edgecore.workers import connect
 
+from support.plugins import write_plugin
 from support.wheels import write_wheel
 
 
@@ -55,3 +58,14 @@ def test_from_the_index_it_names_distributions(come_from) -> None:  # type: igno
 
 def test_an_exporter_is_installed_in_an_environment_of_its_own() -> None:
     assert install_command("llamacpp", export=True) == "edgecore plugin install llamacpp --export"
+
+
+def test_an_exporter_that_needs_nothing_more_comes_with_its_plugin(tmp_path: Path) -> None:
+    folder = write_plugin(tmp_path / "plugin", "alone")
+    with (folder / "edgecore_alone" / "backend.toml").open("a") as manifest:
+        manifest.write('\n[exporter]\nname = "it"\nhooks = "edgecore_alone.hooks"\n')
+    entry = registry.find(folder)
+    assert find_exporter(entry) == ("edgecore_alone.hooks", entry.python)
+    assert exporter_command(entry.ready_manifest) == "edgecore plugin install alone"
+    with connect(entry, exporter=True) as exporter:
+        assert exporter.has_hook("convert")
