@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import plistlib
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import pytest
@@ -154,6 +156,43 @@ drm-engine-video:	0 ns
 """
     assert watching.drm_usage(fdinfo) == ("i915", "7", {"render": 25.662044495, "video": 0.0})
     assert watching.drm_usage("pos:\t0\nflags:\t02\n") == ("", "", {})
+
+
+def test_a_macs_gpu_seconds_are_those_of_our_processes() -> None:
+    """In the shape that `ioreg -a -l -r -c IOAccelerator` has: clients below the accelerator, one or more a process."""
+
+    def client(creator: str, *nanoseconds: int) -> dict[str, Any]:
+        usage = [{"API": "Metal", "accumulatedGPUTime": ns, "lastSubmittedTime": 5} for ns in nanoseconds]
+        return {"IOObjectClass": "AGXDeviceUserClient", "IOUserClientCreator": creator, "AppUsage": usage}
+
+    clients = [
+        client("pid 395, WindowServer", 9_000_000_000), client("pid 41, python3.11", 1_500_000_000, 250_000_000),
+        client("pid 42, python3.11", 250_000_000), client("pid 4, launchd", 1), {"IOObjectClass": "AGXFirmware"},
+    ]  # fmt: skip
+    registry = plistlib.dumps([{"IOObjectClass": "AGXAcceleratorG16G", "IORegistryEntryChildren": clients}])
+    assert watching.apple_gpu(registry, [41, 42]) == {"agx gpu": 2.0}
+    assert watching.apple_gpu(registry, [43]) == {}, "who never asked for the GPU has no counter"
+    for nothing in (b"", b"no such object", plistlib.dumps([]), plistlib.dumps({}), registry[:-60]):
+        assert watching.apple_gpu(nothing, [41]) == {}
+
+
+def test_on_a_mac_the_counter_is_asked_for_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer:
+        stdout = plistlib.dumps(
+            [{"IOUserClientCreator": "pid 41, python", "AppUsage": [{"accumulatedGPUTime": 10**9}]}]
+        )
+
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(watching.sys, "platform", "darwin")
+    monkeypatch.setattr(watching.subprocess, "run", lambda command, **_: asked.append(command) or Answer)
+    assert watching.engines([41]) == {"agx gpu": 1.0}
+    assert asked == [watching.IOREG]
+
+    def missing(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError("ioreg")
+
+    monkeypatch.setattr(watching.subprocess, "run", missing)
+    assert watching.engines([41]) == {}
 
 
 def test_nvidia_smi_is_read_as_it_answers() -> None:
