@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from math import prod
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +18,8 @@ from edgecore.contract import BadRequest, TensorSpec
 from edgecore_mlx.mlxfn import Tensor, Trace
 
 Shape = tuple[int, ...]
+Side = Sequence[Shape]
+State = Sequence[Any]
 Function = Callable[..., Sequence[mx.array]]
 MOST_SHAPES = 64
 """Shapes of inputs that are remembered."""
@@ -24,11 +27,67 @@ MOST_PAIRED = 8
 """Places of one size among which pairs are tried."""
 MOST_STEPS = 100_000
 """Operators looked at to find what may change, about two seconds; what is left then stays as it was traced."""
-_SAME = frozenset(
-    "Add ArcTan2 BitwiseBinary Divide DivMod Equal FloorDivide Greater GreaterEqual Less LessEqual LogAddExp "
-    "LogicalAnd LogicalOr Maximum Minimum Multiply NotEqual Power Remainder Select Subtract".split()
-)
-"""Operators of inputs of one shape: what is broadcast has an operator of its own."""
+
+
+def _product(s: Side, state: State, was: Side) -> bool:
+    made = (*s[0][:-1], s[1][-1])
+    return s[0][-1] == s[1][-2] and s[0][:-2] == s[1][:-2] and all(shape == made for shape in s[2:])
+
+
+def _quantized(s: Side, state: State, was: Side) -> bool:
+    _, bits, _, transposed = state[:4]
+    return s[0][-1] == (s[1][-1] * 32 // int(bits) if transposed else s[1][-2])
+
+
+def _convolution(s: Side, state: State, was: Side) -> bool:
+    _, low, high, dilation, stretch, groups, _ = state
+    sides = zip(s[0][1:-1], s[1][1:-1], low, high, dilation, stretch, strict=True)
+    within = ((n - 1) * by + 1 + before + after >= (k - 1) * apart + 1 for n, k, before, after, apart, by in sides)
+    return s[0][-1] == s[1][-1] * int(groups) and all(within)
+
+
+def _gather(s: Side, state: State, was: Side) -> bool:
+    axes, sizes = state
+    kept = (s[0][axis] >= was[0][axis] if axis in axes else s[0][axis] == size for axis, size in enumerate(sizes))
+    return all(kept) and len(set(s[1:])) <= 1
+
+
+def _along(s: Side, state: State, was: Side) -> bool:
+    axis = int(state[-1])
+    return s[0][axis] >= was[0][axis] and all(_without(shape, axis) == _without(s[0], axis) for shape in s[1:])
+
+
+def _attention(s: Side, state: State, was: Side) -> bool:
+    return s[0][0] == s[1][0] == s[2][0] and s[0][-1] == s[1][-1] and s[1][1:-1] == s[2][1:-1]
+
+
+def _without(shape: Shape, axis: int) -> Shape:
+    return (*shape[:axis], *shape[axis + 1 :])
+
+
+_CHECKS: Mapping[str, Callable[[Side, State, Side], bool]] = {
+    **dict.fromkeys(
+        "Add ArcTan2 BitwiseBinary Divide DivMod Equal FloorDivide Greater GreaterEqual Less LessEqual LogAddExp "
+        "LogicalAnd LogicalOr Maximum Minimum Multiply NotEqual Power Remainder Select Subtract".split(),
+        lambda s, state, was: len(set(s)) == 1,
+    ),
+    **dict.fromkeys(("Matmul", "AddMM"), _product),
+    **dict.fromkeys(("QuantizedMatmul", "GatherQMM"), _quantized),
+    **dict.fromkeys(("RMSNorm", "LayerNorm"), lambda s, state, was: all(w in ((), s[0][-1:]) for w in s[1:])),
+    **dict.fromkeys(("Partition", "ArgPartition"), lambda s, state, was: -s[0][state[1]] <= state[0] < s[0][state[1]]),
+    **dict.fromkeys(("GatherAxis", "ScatterAxis"), _along),
+    "Concatenate": lambda s, state, was: len({_without(shape, state[0]) for shape in s}) == 1,
+    "Convolution": _convolution,
+    "Gather": _gather,
+    "GatherMM": lambda s, state, was: s[0][-1] == s[1][-2],
+    "Hadamard": lambda s, state, was: s[0][-1] == was[0][-1],
+    "Reduce": lambda s, state, was: len(state[1]) == len(s[0]) or {s[0][axis] for axis in state[1]} != {1},
+    "ScaledDotProductAttention": _attention,
+    "Unflatten": lambda s, state, was: prod(state[1]) == s[0][state[0]],
+}
+"""Whether an operator computes inputs of these shapes rightly and within their bounds, by its state and by the shapes
+that it was traced with: indices and scales may be of that time. What is broadcast has an operator of its own; what is
+reduced must not be of size 1 throughout, which MLX leaves out before it comes to that; what is not here MLX checks."""
 
 
 class Shapes:
@@ -36,9 +95,13 @@ class Shapes:
 
     def __init__(self, function: Function, inputs: Sequence[Tensor]) -> None:
         self._function = function
+        self._traced = tuple(tensor.shape for tensor in inputs)
         self._dtypes = [getattr(mx, "bool_" if tensor.dtype == "bool" else tensor.dtype) for tensor in inputs]
         self._known: dict[tuple[Shape, ...], tuple[Shape, ...]] = {}
+        self._operators: list[list[Shape]] = []
+        """Their inputs' shapes as traced, in the order of the walk."""
         self.steps = 0
+        self.infer(self._traced)
 
     def infer(self, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
         """The outputs' shapes. Raises `BadRequest` naming the operator that these inputs do not fit."""
@@ -58,8 +121,14 @@ class Shapes:
         return True
 
     def _walk(self, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+        if any(0 in shape for shape in set(shapes) - set(self._traced)):
+            raise BadRequest(
+                "an input is empty: what MLX does about that it did when the function was exported",
+                supported="sizes from 1",
+            )
         outputs: list[Shape] = []
         faults: list[str] = []
+        traced = iter(self._operators)
 
         def look(found: Mapping[str, Any]) -> None:
             if found["type"] == "outputs":
@@ -67,50 +136,21 @@ class Shapes:
             elif found["type"] == "primitive" and not faults:
                 self.steps += 1
                 name, taken = found["name"], [tuple(shape) for _, shape, _ in found["inputs"]]
-                if not takes(name, taken, found["arguments"]):
-                    faults.append(f"{name} of {' and '.join(map(str, map(list, taken)))}")
+                if shapes == self._traced:
+                    self._operators.append(taken)
+                    return
+                was = next(traced, taken)
+                if name in _CHECKS and not _CHECKS[name](taken, found["arguments"], was):
+                    faults.append(f"MLX has no {name} of {' and '.join(map(str, map(list, taken)))}")
 
         fed = [mx.zeros(shape, dtype) for shape, dtype in zip(shapes, self._dtypes, strict=True)]
         try:
             mx.export_function(look, self._function, *fed)
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, IndexError) as error:
             faults.append(" ".join(str(error).split())[:300])
         if faults:
             raise BadRequest(f"these inputs do not go together: {faults[0]}")
         return tuple(outputs)
-
-
-def takes(name: str, shapes: Sequence[Shape], state: Sequence[Any]) -> bool:
-    """Whether an operator computes inputs of these shapes within their bounds; what is not known here is MLX's to
-    check."""
-    first, second = shapes[0] if shapes else (), shapes[1] if len(shapes) > 1 else ()
-    if name in _SAME:
-        return len(set(shapes)) <= 1
-    if name in ("Matmul", "AddMM"):
-        return first[-1] == second[-2] and first[:-2] == second[:-2]
-    if name == "GatherMM":
-        return first[-1] == second[-2]
-    if name in ("QuantizedMatmul", "GatherQMM"):
-        _, bits, _, transposed = state[:4]
-        return first[-1] == (second[-1] * 32 // int(bits) if transposed else second[-2])
-    if name == "Convolution":
-        return first[-1] == second[-1] * int(state[-2])
-    if name == "Concatenate":
-        axis = state[0]
-        return len({shape[:axis] + shape[axis + 1 :] for shape in shapes}) == 1
-    if name in ("RMSNorm", "LayerNorm"):
-        return all(not weight or weight == first[-1:] for weight in shapes[1:])
-    if name == "ScaledDotProductAttention":
-        third = shapes[2]
-        return first[0] == second[0] == third[0] and first[-1] == second[-1] and second[1:-1] == third[1:-1]
-    if name == "Gather":
-        axes, sizes = state[0], state[1]
-        whole = all(axis in axes or size == first[axis] for axis, size in enumerate(sizes))
-        return whole and len(set(shapes[1:])) <= 1
-    if name in ("GatherAxis", "ScatterAxis"):
-        axis = state[-1]
-        return all(i == axis or a == b for i, (a, b) in enumerate(zip(first, second, strict=True)))
-    return True
 
 
 Place = tuple[int, int]
