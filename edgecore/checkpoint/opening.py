@@ -181,7 +181,7 @@ def _described(config: Fields) -> tuple[Family, Decoder]:
     try:
         family = _family_of(config)
         if (packing := config.section("quantization_config")) is not None:
-            method = packing.text("quant_method", "unknown")
+            method = packing.text("quant_method", "mlx" if config.has("quantization") else "unknown")
             if method not in family.quantizations:
                 raise UnsupportedModel(
                     f"{config.file}: field 'quantization_config': weights packed by {method!r}",

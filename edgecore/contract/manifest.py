@@ -49,6 +49,8 @@ class Format:
     marker: str = ""
     """A file whose presence makes a folder a native model of this format."""
     help: str = ""
+    config_key: str = ""
+    """A key of config.json that makes it one too, whether the marker is there or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,14 @@ def parse(data: Mapping[str, Any], where: str) -> Manifest:
         for t in reader.tables("devices")
     )
     formats = tuple(
-        Format(t.text("name"), t.text("task"), t.texts("suffixes"), t.text("marker", ""), t.text("help", ""))
+        Format(
+            t.text("name"),
+            t.text("task"),
+            t.texts("suffixes"),
+            t.text("marker", ""),
+            t.text("help", ""),
+            t.text("config_key", ""),
+        )
         for t in reader.tables("formats")
     )
     runtime = reader.table("runtime")

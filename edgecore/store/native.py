@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecore.checkpoint import onnx_file
+from edgecore.checkpoint.chat_source import optional_json
 from edgecore.contract.artifacts import Artifact, PayloadFile
 from edgecore.contract.manifest import Format, Manifest
 from edgecore.sources import gguf_header
@@ -15,15 +16,21 @@ def native_artifact(path: Path, manifest: Manifest) -> Artifact | None:
     """`path` as this backend opens it, None where none of its formats is that.
 
     A file is known by its content where content tells (GGUF, ONNX), else by its suffix; a folder by a format's marker
-    file. `precision` and `family` are empty where the file does not say. Raises `CorruptModel`.
+    file, or by a key of its config.json. `precision` and `family` are empty where the file does not say. Raises
+    `CorruptModel`.
     """
     path = Path(path).expanduser().absolute()
     if path.is_file():
         return _file(path, manifest)
     if path.is_dir():
-        marked = (f for f in manifest.formats if f.marker and (path / f.marker).is_file())
-        return next((_folder(path, f, manifest) for f in marked), None)
+        return next((_folder(path, f, manifest) for f in manifest.formats if _is_one(path, f)), None)
     return None
+
+
+def _is_one(folder: Path, format: Format) -> bool:
+    if format.marker and (folder / format.marker).is_file():
+        return True
+    return bool(format.config_key) and optional_json(folder / "config.json").has(format.config_key)
 
 
 def _file(path: Path, manifest: Manifest) -> Artifact | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecore import __version__
-from edgecore.checkpoint.exporters import exporters
+from edgecore.checkpoint.exporters import exporters, may_take
 from edgecore.contract.artifacts import Artifact, Made
 from edgecore.contract.errors import (
     BackendUnavailable,
@@ -27,7 +27,7 @@ from edgecore.contract.hookspecs import ConvertLimits
 from edgecore.contract.options import Value
 from edgecore.contract.precisions import Precision
 from edgecore.contract.progress import Progress, no_progress
-from edgecore.environments import find_exporter
+from edgecore.environments import exporter_command, find_exporter
 from edgecore.machine import profile
 from edgecore.registry import Entry
 from edgecore.sources import Source
@@ -380,6 +380,8 @@ def _through_exporter(entry: Entry, source: Source, making: Making) -> bool:
             known = missing.hint in {exporter.install for exporter in exporters()}
             hint = error.hint if known else missing.hint
             raise UnsupportedModel(error.what, supported=error.supported, hint=hint) from None
+        if not may_take(exporter_command(manifest), str(error)):
+            raise
         if not making.allow_unverified:
             raise QualityRefused(
                 f"{error.what}; {manifest.exporter.name} would convert it, and nothing here can check the result",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgecore.contract.errors import CorruptModel
-from edgecore.contract.manifest import Manifest, parse
+from edgecore.contract.manifest import Format, Manifest, parse
 from edgecore.store import native_artifact
 
 from support.models import write_gguf, write_onnx
@@ -67,6 +68,15 @@ def test_a_folder_is_known_by_its_marker(tmp_path: Path, manifest: Manifest) -> 
     assert mlx is not None
     assert (ir.format, ir.model) == ("ir", tmp_path / "ir" / "openvino_model.xml")
     assert (mlx.format, mlx.model) == ("mlx", tmp_path / "mlx")
+
+
+def test_a_folder_is_known_by_a_key_of_its_config_too(tmp_path: Path, manifest: Manifest) -> None:
+    packed = replace(manifest, formats=(Format("mlx", "text", marker="weights.npz", config_key="quantization"),))
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "quantization": {"bits": 4}}')
+    assert (found := native_artifact(tmp_path, packed)) is not None
+    assert (found.format, found.model) == ("mlx", tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "quantization": null}')
+    assert native_artifact(tmp_path, packed) is None
 
 
 def test_what_no_format_explains_is_not_native(tmp_path: Path, manifest: Manifest) -> None:

@@ -36,15 +36,9 @@ def _from_config(config: Fields) -> Decoder:
         attention_bias=bias,
         output_bias=bias,
         sub_norms=True,
-        int8_activations=_rounds(config),
+        int8_activations=config.has("quantization_config"),
         **sizes,
     )
-
-
-def _rounds(config: Fields) -> bool:
-    """Whether activations are rounded: BitNet's own packing means that; MLX writes its own under the same key."""
-    how = config.section("quantization_config")
-    return how is not None and how.text("quant_method", "") == "bitnet"
 
 
 def _from_gguf(metadata: Fields, tensors: Mapping[str, Any]) -> Decoder:
