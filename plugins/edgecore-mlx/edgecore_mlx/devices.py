@@ -6,6 +6,7 @@ MLX has two kinds of device. `gpu` is Metal on a Mac and CUDA on Linux, each in 
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,8 @@ from edgecore_mlx.installation import BACKENDS, blas
 NAMES = ("gpu", "cpu")
 """The devices that compute, as the manifest has them and as MLX has."""
 _CUDA = "pip install 'edgecore-mlx[cuda13]'"
+TF32 = "MLX_ENABLE_TF32"
+"""MLX's own switch, read with the first product; whoever sets it to 1 has it so, and conditions say so."""
 _KINDS = {"cpu": mx.cpu, "gpu": mx.gpu}
 _quiet = False
 """Whether it was this file that switched compiling off."""
@@ -81,6 +84,8 @@ def use(device: str) -> mx.Device:
     elif device != "cpu" and _quiet:
         mx.enable_compile()
         _quiet = False
+    if device != "cpu":  # Else MLX multiplies float32 with 10 bits of mantissa, on CUDA and from Apple's M5 on.
+        os.environ.setdefault(TF32, "0")
     return kind
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +91,16 @@ def open_model(
         "device": device,
         "threads": str(threads),
         "context": str(length),
-        "compute": NAMES[dtype],
+        "compute": _compute(device, dtype),
         "kv_cache": f"{kv['bits']} bits in groups of {kv['group_size']}" if kv else NAMES[dtype],
     }
     network = Network(model, device, border, int(options.get("prefill_step_size", 0)))
     return Opened(network, where, length, stated)
+
+
+def _compute(device: str, dtype: mx.Dtype) -> str:
+    """What products are computed in."""
+    return "tf32" if device == "gpu" and dtype == mx.float32 and os.environ.get(devices.TF32) != "0" else NAMES[dtype]
 
 
 def _kept(device: str, dtype: mx.Dtype, threads: int, unpacked: bool) -> loading.Kept:

@@ -288,6 +288,14 @@ def test_threads_share_the_matrices_and_say_how_many_they_are(mlx: Any, session:
             sessions.open_session(tiny_mlx, "cpu", 128, threads, {})
 
 
+def test_float32_on_a_gpu_is_float32_unless_somebody_wants_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, stated in (("0", "f32"), ("1", "tf32")):
+        monkeypatch.setenv("MLX_ENABLE_TF32", value)
+        assert sessions._compute("gpu", mx.float32) == stated
+        assert sessions._compute("gpu", mx.bfloat16) == "bf16"
+        assert sessions._compute("cpu", mx.float32) == "f32"
+
+
 def test_placement_is_known_once_it_computed(session: Any) -> None:
     session.context().prefill([5] * 64)
     assert session.placement.source is PlacementSource.RUNTIME_ASSIGNMENT
