@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgecore.contract.artifacts import Artifact
 from edgecore.contract.errors import BadRequest, DeviceUnavailable
@@ -13,7 +14,7 @@ from edgecore.contract.progress import Progress, no_progress
 from edgecore.contract.sessions import TensorSession, TextSession
 from edgecore.registry import Entry
 from edgecore.store import Store
-from edgecore.verbs import choosing, verifying
+from edgecore.verbs import choosing, probing, verifying
 from edgecore.verbs import making as make
 from edgecore.verbs.making import Making
 from edgecore.verbs.targets import Target, choose, locate
@@ -88,12 +89,16 @@ def artifact_of(
 
 
 def pick_device(entry: Entry, asked: str | None, artifact: Artifact | None = None) -> str:
-    """The device asked for, else the backend's first for such an artifact that is not emulated. Raises
+    """The device asked for, else the backend's first for such an artifact that is here and not emulated. Raises
     `DeviceUnavailable`."""
     devices = entry.ready_manifest.devices
     if asked is None:
         claimed = verifying.devices_of(entry.ready_manifest, artifact) if artifact else ()
-        return next(d.name for d in claimed or devices if not d.emulated)
+        suited = [d.name for d in claimed or devices if not d.emulated]
+        if suited[0] == verifying.CPU or len(suited) == 1:
+            return suited[0]
+        here = {d["name"] for d in probing.probe(entry)["devices"] if d["available"]}
+        return next((name for name in suited if name in here), suited[0])
     if entry.ready_manifest.device(asked) is None:
         raise DeviceUnavailable(
             f"backend {entry.name!r} has no device {asked!r}",
@@ -101,6 +106,23 @@ def pick_device(entry: Entry, asked: str | None, artifact: Artifact | None = Non
             hint="edgecore doctor",
         )
     return asked
+
+
+def _first_here(entry: Entry, devices: Sequence[str]) -> str:
+    """By the last probe, or by a fresh one where that found the first missing: it may be here by now. A CPU is
+    anywhere, and of one there is no choice; where none is here it is the first, which then says why."""
+    first = devices[0]
+    if first == "cpu" or len(devices) == 1:
+        return first
+
+    def here(answer: Mapping[str, Any]) -> set[str]:
+        return {str(device.get("name")) for device in answer["devices"] if device.get("available")}
+
+    known = probing.last(entry.name)
+    if known and known["plugin"] == entry.version and first in here(known):
+        return first
+    found = here(probing.probe(entry))
+    return next((name for name in devices if name in found), first)
 
 
 def open_session(

@@ -27,6 +27,8 @@ from edgecore.store import Store
 from edgecore.verbs.logits import stored_logits
 from edgecore.workers import Backend
 
+CPU = "cpu"
+"""A device that is always here."""
 BUDGET_SECONDS = 60.0
 """What the comparison after convert and quantize may take; above it the signal to noise of each tensor stands in."""
 
@@ -190,8 +192,8 @@ def devices_of(manifest: Manifest, artifact: Artifact) -> tuple[Device, ...]:
 def _where(backend: Backend, artifact: Artifact) -> str | None:
     """The first of the artifact's devices that is here, an emulator last; None where none is."""
     devices = devices_of(backend.entry.ready_manifest, artifact)
-    if devices[0].name == backend.entry.ready_manifest.devices[0].name:
-        return devices[0].name
+    if devices[0].name == CPU:
+        return CPU
     here = {d.name for d in backend.probe().devices if d.available}
     return next((d.name for d in devices if d.name in here), None)
 
