@@ -1,5 +1,6 @@
 """mlx-lm's mixed recipes: which matrices get more bits. Same choice as `mlx_lm.convert.mixed_quant_predicate_builder`,
-which wants a loaded model; a test holds the two to each other."""
+which wants a loaded model; a test holds the two to each other. It gives more to an output head, and less to a table of
+embeddings, which often is the head as well; here both have more."""
 
 from __future__ import annotations
 
@@ -17,14 +18,9 @@ BITS: Mapping[str, tuple[int, int]] = {
 def bits_of(name: str, path: str, layers: int) -> int:
     """Of the matrix at a module's path (`model.layers.3.mlp.down_proj`) by the recipe `name`."""
     few, more = BITS[name]
-    if "lm_head" in path:
-        return more
-    favoured = "v_proj" in path or "down_proj" in path
-    return more if favoured and _is_sensitive(_layer(path), layers) else few
-
-
-def _layer(path: str) -> int:
-    return next((int(part) for part in path.split(".") if part.isdigit()), 0)
+    layer = next((int(part) for part in path.split(".") if part.isdigit()), None)
+    favoured = layer is None or (("v_proj" in path or "down_proj" in path) and _is_sensitive(layer, layers))
+    return more if favoured else few
 
 
 def _is_sensitive(layer: int, layers: int) -> bool:

@@ -77,18 +77,18 @@ def grouped(columns: int, wanted: Packing) -> Packing | None:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "q2": Recipe(2),
-    "q3": Recipe(3),
+    "q2": Recipe(2, embedding=6),
+    "q3": Recipe(3, embedding=6),
     "q4": Recipe(4),
     "q5": Recipe(5),
     "q6": Recipe(6),
     "q8": Recipe(8),
-    "mxfp4": Recipe(4, 32, "mxfp4"),
+    "mxfp4": Recipe(4, 32, "mxfp4", embedding=6),
     "mxfp8": Recipe(8, 32, "mxfp8"),
-    "nvfp4": Recipe(4, 16, "nvfp4"),
+    "nvfp4": Recipe(4, 16, "nvfp4", embedding=6),
     **{name: Recipe(few, mixed=name) for name, (few, _) in mixed.BITS.items()},
 }
-EMBEDDING: Mapping[str, int] = {"none": 0} | {f"q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
+EMBEDDING: Mapping[str, int | None] = {"layers": None, "none": 0} | {f"q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
 """Choices of the option of that name."""
 _OPTIONS = ("group_size", "algorithm", "embedding")
 
