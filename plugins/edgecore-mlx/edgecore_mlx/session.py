@@ -81,9 +81,11 @@ def open_model(
     else:
         dtype, rope = dtype or found.dtype, found.decoder.rope
         unpacked = bool(options.get("unpacked", False))
-        memory.check_fits(found.nbytes(dtype, unpacked), device)
+        weights = found.nbytes(dtype, unpacked)
+        memory.check_fits(weights, device)
         kv = _kv(found.decoder, options)
-        memory.check_fits(_cache_bytes(found.decoder, length, dtype, kv), device, f"a KV cache of {length} tokens")
+        both = weights + _cache_bytes(found.decoder, length, dtype, kv)
+        memory.check_fits(both, device, f"the model with a KV cache of {length} tokens")
         loaded = loading.load(found, _kept(device, dtype, threads, unpacked))
         model = Model(found.decoder, loaded.matrices, loaded.vectors, fused=device != "cpu", kv=kv)
         border = rope.original_context if rope.is_long(length) else 0
