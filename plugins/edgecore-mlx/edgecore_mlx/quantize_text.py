@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecore.checkpoint import calibration as text
+from edgecore.checkpoint import folder_decoder
 from edgecore.checkpoint.gptq import Floats
 from edgecore.checkpoint.safetensors_out import NUMPY, Entry, array
 from edgecore.checkpoint.storage import Bytes
@@ -115,15 +116,18 @@ def _ahead(
     source: Source, wanted: Recipe, plan: Mapping[str, Packing], pieces: Pieces, options: Mapping[str, Value],
     progress: Progress,
 ) -> _Ahead:  # fmt: skip
+    def by_use(some: Mapping[str, Packing]) -> dict[str, Small]:
+        dtypes = {path: source.dtype(path) for path in some}
+        left = {path: how for path, how in some.items() if path not in source.kept(some)}
+        return usage.by_use(source.decoder, source.canonical, pieces, left, dtypes, progress)
+
     if wanted.algorithm == GPTQ:
-        dtypes = {path: source.dtype(path) for path in plan}
-        left = {path: how for path, how in plan.items() if path not in source.kept(plan)}
-        return _Ahead(usage.by_use(source.decoder, source.canonical, pieces, left, dtypes, progress))
+        return _Ahead(by_use(plan))
     from edgecore_mlx import learned
 
-    found = learned.run(source.folder, wanted, pieces, progress, options)
-    packed = {path: Small(m.weight, m.scales, m.biases, m.packing) for path, m in found.packed.items()}
-    return _Ahead(packed, found.plain, found.notes)
+    rounded = by_use if folder_decoder(source.folder) else lambda _: {}
+    found = learned.run(source.folder, wanted, plan, pieces, rounded, options, progress)
+    return _Ahead(found.packed, found.plain, found.notes)
 
 
 class _Ticking:
