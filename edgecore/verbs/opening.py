@@ -94,11 +94,7 @@ def pick_device(entry: Entry, asked: str | None, artifact: Artifact | None = Non
     devices = entry.ready_manifest.devices
     if asked is None:
         claimed = verifying.devices_of(entry.ready_manifest, artifact) if artifact else ()
-        suited = [d.name for d in claimed or devices if not d.emulated]
-        if suited[0] == verifying.CPU or len(suited) == 1:
-            return suited[0]
-        here = {d["name"] for d in probing.probe(entry)["devices"] if d["available"]}
-        return next((name for name in suited if name in here), suited[0])
+        return _first_here(entry, [d.name for d in claimed or devices if not d.emulated])
     if entry.ready_manifest.device(asked) is None:
         raise DeviceUnavailable(
             f"backend {entry.name!r} has no device {asked!r}",
