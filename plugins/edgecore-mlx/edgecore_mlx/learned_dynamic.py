@@ -21,7 +21,7 @@ MOST = 1.24
 
 
 _WHERE: Sequence[Callable[[str], bool]] = (lambda _: True, in_layers)
-"""Whose bits are bounded: all matrices', and those of the layers, which the core looks at."""
+"""Whose bits are bounded: of all that are chosen from, and of the layers among them, which the core looks at."""
 
 
 def learn(work: Work) -> list[str]:
@@ -43,8 +43,8 @@ def learn(work: Work) -> list[str]:
             work.model, work.tokens, few.bits, few.group_size, more.bits, more.group_size, batch_size=1
         )
     sizes = {path: module.weight.size for path, module in every.items()}
-    spare = {path: (target - _bits(packing, work.width)) * sizes[path] for path, packing in work.plan.items()}
-    rooms = [sum(n for path, n in spare.items() if within(path)) / (more.bits - few.bits) for within in _WHERE]
+    share = (target - least) / (more.bits - few.bits)
+    rooms = [share * sum(sizes[path] for path, _ in found if within(path)) for within in _WHERE]
     chosen = dict(work.plan) | dict.fromkeys(choose(dict(found), sizes, rooms), more)
     pack(work.model, chosen, work.rounded(chosen))
     return [f"dynamic: {sum(chosen[path] == more for path, _ in found)} of {len(found)} matrices in {more.bits} bits"]

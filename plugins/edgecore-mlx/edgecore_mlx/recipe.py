@@ -90,6 +90,8 @@ RECIPES: Mapping[str, Recipe] = {
 }
 EMBEDDING: Mapping[str, int | None] = {"layers": None, "none": 0} | {f"q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
 """Choices of the option of that name."""
+OPTION_OF: Mapping[str, str] = {"learning_rate": "dwq", "high_bits": "dynamic", "target_bpw": "dynamic"}
+"""Options that one algorithm has."""
 _OPTIONS = ("group_size", "algorithm", "embedding")
 
 
@@ -118,4 +120,7 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool, laye
             supported=f"{RTN}, {MSE} without a text",
             hint="the same command with --calibration FILE.txt, or with -O self_calibration=true",
         )
+    if foreign := [name for name, whose in OPTION_OF.items() if name in options and whose != found.algorithm]:
+        whose = OPTION_OF[foreign[0]]
+        raise BadRequest(f"{foreign[0]} is for {whose}, not for {found.algorithm}", supported=f"algorithm={whose}")
     return found
