@@ -88,6 +88,24 @@ def load(folder: Path, dtype: mx.Dtype | None) -> tuple[Other, mx.Dtype]:
     return opened, floats[0][1].dtype if floats else mx.float32
 
 
+def packable(folder: Path) -> dict[str, bool | dict[str, Any]]:
+    """What mlx_lm would pack of a folder, by module path; a dictionary says how, where the architecture has a mind of
+    its own. Raises as `load`, and reads no weights."""
+    installation.mlx_lm()
+    from mlx.nn import Module
+    from mlx.utils import tree_flatten
+    from mlx_lm.utils import load_model
+
+    try:
+        model, _ = load_model(folder, lazy=True, strict=True)
+    except Exception as error:
+        raise _refused(folder, error) from None
+    wanted = getattr(model, "quant_predicate", None) or (lambda path, module: True)
+    leaves = tree_flatten(model.leaf_modules(), is_leaf=Module.is_module)
+    found = {path: wanted(path, module) for path, module in leaves if hasattr(module, "to_quantized")}
+    return {path: how for path, how in found.items() if how}
+
+
 def _is_float(array: mx.array) -> bool:
     return bool(mx.issubdtype(array.dtype, mx.floating))
 

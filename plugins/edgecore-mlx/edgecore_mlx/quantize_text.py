@@ -80,6 +80,11 @@ def quantize(
 
 def _check_source(source: Source, by_convert: bool, wanted: Recipe) -> None:
     """Blocks that convert kept as they were are rounded again, as if it had not kept them."""
+    if wanted.mixed and not any("down_proj" in path for path in source.matrices):
+        raise UnsupportedModel(
+            f"{source.folder}: {wanted.mixed} goes by the names v_proj and down_proj, and it has no such matrices",
+            supported="precisions that are not mixed",
+        )
     if not source.packed or (by_convert and wanted.algorithm not in LEARNED):
         return
     loose = " -O packed=false" if by_convert else ""

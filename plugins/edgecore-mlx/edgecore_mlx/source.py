@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from edgecore.checkpoint import Decoder, folder_decoder
 from edgecore.contract import Fallback, UnsupportedModel
 from edgecore_mlx import convert_text, folder, packing
-from edgecore_mlx.recipe import Packing, Recipe
+from edgecore_mlx.recipe import AFFINE, Packing, Recipe
 from edgecore_mlx.weights import Canonical, Weight, canonical, find, in_layer
 
 
@@ -54,24 +54,30 @@ class Source:
 
     @property
     def layers(self) -> int:
-        return folder.text_config(self.folder).integer("num_hidden_layers", 0)
+        numbers = [next((int(part) for part in name.split(".") if part.isdigit()), -1) for name in self.weights]
+        return max(numbers, default=-1) + 1
 
     @cached_property
     def matrices(self) -> dict[str, Weight]:
         """What can be packed, by module path: of the neutral model every matrix that is not ternary, of others what
         mlx_lm would pack."""
-        paths: Collection[str]
-        if folder_decoder(self.folder) is None:
-            from edgecore_mlx.other import packable
-
-            paths = packable(self.folder)
-        else:
-            paths = {weight.path for weight in self.canonical.values()}
+        paths = {weight.path for weight in self.canonical.values()} if self.is_neutral else self._packable
         return {
             path: weight
             for path in paths
             if (weight := self.weights.get(f"{path}.weight")) and len(weight.shape) > 1 and not self.is_ternary(path)
         }
+
+    @property
+    def is_neutral(self) -> bool:
+        """Of a family of the neutral model."""
+        return folder_decoder(self.folder) is not None
+
+    @cached_property
+    def _packable(self) -> Mapping[str, bool | dict[str, Any]]:
+        from edgecore_mlx.other import packable
+
+        return packable(self.folder)
 
     def is_ternary(self, path: str) -> bool:
         return f"{path}.weight_scale" in self.stored
@@ -83,6 +89,9 @@ class Source:
     def plan(self, wanted: Recipe) -> dict[str, Packing]:
         """By module path; without what stays as it was."""
         planned = {path: wanted.plan(path, _flat(weight.shape)) for path, weight in self.matrices.items()}
+        if not self.is_neutral and not wanted.mixed and wanted.mode == AFFINE:
+            own = {path: how for path, how in self._packable.items() if isinstance(how, dict) and planned.get(path)}
+            planned |= {path: Packing(int(how["bits"]), int(how["group_size"])) for path, how in own.items()}
         return {path: how for path, how in planned.items() if how is not None}
 
     def kept(self, plan: Mapping[str, Packing]) -> dict[str, Packing]:
