@@ -6,13 +6,13 @@ holds them exactly. Matrices that get the same input become one, which is one op
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecore.checkpoint import Decoder, Tensor, folder_decoder
 from edgecore.checkpoint.beside import text_config
@@ -28,6 +28,8 @@ from edgecore_mlx.packing import quantization
 from edgecore_mlx.recipe import AFFINE, GROUPS, Packing
 
 FLOATS = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
+AT_ONCE = 256
+"""Rows that are turned at once."""
 _NO_NUMBER = {"mxfp4": (0xFF,), "mxfp8": (0xFF,), "nvfp4": (0x7F, 0xFF)}
 """Scales of one byte that are NaN, by mode: E8M0 has one, E4M3 two."""
 
@@ -214,19 +216,30 @@ def _checked(
 
 
 def _dense(tensor: Tensor, kept: Kept) -> Dense:
+    if kept.turned:
+        return _turned(tensor.shape, tensor.rows, kept)
     if tensor.derive is None and tensor.order is None and tensor.storage in FLOATS:
-        weight = _array(Stored(tensor))
-    else:
-        weight = mx.array(tensor.read())
-    return _kept(weight.astype(kept.dtype), kept)
-
-
-def _kept(weight: mx.array, kept: Kept) -> Dense:
-    return Dense(mx.contiguous(weight.T) if kept.turned else weight, kept.turned)
+        return Dense(_array(Stored(tensor)).astype(kept.dtype))
+    return Dense(mx.array(tensor.read()).astype(kept.dtype))
 
 
 def _unpacked(packed: Packed, kept: Kept) -> Matrix:
-    return _kept(packed.numbers().astype(kept.dtype), kept) if kept.unpacked else packed
+    if not kept.unpacked:
+        return packed
+    numbers = packed.numbers().astype(kept.dtype)
+    if not kept.turned:
+        return Dense(numbers)
+    values = np.array(numbers.astype(mx.float32))
+    return _turned(values.shape, lambda start, stop: values[start:stop], kept)
+
+
+def _turned(shape: tuple[int, ...], rows: Callable[[int, int], NDArray[np.float32]], kept: Kept) -> Dense:
+    """Piece by piece: MLX and numpy take five times as long for the whole."""
+    turned = np.empty((shape[1], shape[0]), np.float32)
+    for start in range(0, shape[0], AT_ONCE):
+        stop = min(start + AT_ONCE, shape[0])
+        turned[:, start:stop] = rows(start, stop).T
+    return Dense(mx.array(turned).astype(kept.dtype), turned=True)
 
 
 def _in_memory(packing: Packing, arrays: Mapping[str, Stored], dtype: mx.Dtype) -> Packed:
@@ -250,14 +263,14 @@ def _ternary(tensor: Tensor, dtype: mx.Dtype) -> Packed | None:
     return Packed(weight, scales, -scales, group, 2)
 
 
-def _quarters(tensor: Tensor) -> Iterator[np.ndarray[Any, Any]]:
+def _quarters(tensor: Tensor) -> Iterator[NDArray[np.uint8]]:
     """Levels of a quarter of the rows, uint8 (rows / 4, columns)."""
     packed = tensor.data.reshape(tensor.shape[0] // 4, tensor.shape[1])
     for quarter in range(4):
         yield packed >> np.uint8(2 * quarter) & np.uint8(3)
 
 
-def _words(levels: np.ndarray[Any, Any]) -> mx.array:
+def _words(levels: NDArray[np.uint8]) -> mx.array:
     """(rows, columns) of 2 bits as uint32, sixteen a word, lowest bits first."""
     four = levels.reshape(len(levels), -1, 4) << np.array([0, 2, 4, 6], np.uint8)
     return mx.array(np.bitwise_or.reduce(four, axis=-1).view("<u4"))
