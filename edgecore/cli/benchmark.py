@@ -25,6 +25,12 @@ from edgecore.cli.output import Bars, emit_json, note
     show_default=True,
     help="bare: decoding alone, as llama-bench measures it. greedy: choosing each token, as a user gets it.",
 )
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="FEEDS.npz",
+    help="Feeds of a tensor model, by input name; default: made up.",
+)
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a self-contained page.")
 @shared.using
 @shared.as_json

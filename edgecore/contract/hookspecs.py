@@ -121,9 +121,10 @@ def edgecore_run(
 @hookspec(firstresult=True)
 def edgecore_benchmark(
     artifact: Artifact, device: str, workload: Workload, options: Mapping[str, Value], progress: Progress
-) -> Samples:
-    """Run one workload in a native loop and answer raw samples. Leave it out where the backend has none: the contract's
-    own loop over the session is used then, and conformance holds both to each other. Options are those of `run`."""
+) -> Samples | None:
+    """Run one workload in a native loop and answer raw samples. Leave it out where the backend has none, and answer
+    None where it has none for the artifact's task: the contract's own loop over the session is used then, and
+    conformance holds both to each other. Options are those of `run`."""
     raise AssertionError("a specification is not called")
 
 

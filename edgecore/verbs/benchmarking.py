@@ -34,6 +34,8 @@ class Load:
     """`bare`, as llama-bench measures, or `greedy`, as a user gets it."""
     threads: int | None = None
     context_length: int | None = None
+    inputs: Path | None = None
+    """Feeds of a tensor model, an `.npz`; None makes them up, with 1 for every dimension that is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def _workload(runnable: Runnable, load: Load) -> Workload:
         mode=load.mode,
         threads=load.threads,
         context_length=load.context_length,
+        feeds=str(load.inputs.absolute()) if load.inputs else "",
     )
 
 

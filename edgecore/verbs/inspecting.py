@@ -108,7 +108,8 @@ def _backends(target: Target, said: str, family: str) -> list[dict[str, str]]:
         except EdgecoreError:
             native = None
         if native and supported:
-            rows.append({"name": entry.name, "takes": "yes", "how": f"as it is ({native.format}), or converted"})
+            how = f"as it is ({native.format})" + (", or converted" if kind in manifest.sources else "")
+            rows.append({"name": entry.name, "takes": "yes", "how": how})
         elif native and not manifest.reference:
             rows.append({"name": entry.name, "takes": "perhaps", "how": f"as it is ({native.format})"})
         elif kind in manifest.sources and supported:
