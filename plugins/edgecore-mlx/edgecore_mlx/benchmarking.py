@@ -16,7 +16,7 @@ import numpy as np
 
 from edgecore.contract import Artifact, BadRequest, Progress, Repetition, Samples, Value, Workload
 from edgecore.contract.generation import check_room
-from edgecore_mlx import devices, memory, session
+from edgecore_mlx import devices, memory, opening
 from edgecore_mlx.network import FORGET, failed
 
 AHEAD = ("gpu",)
@@ -38,7 +38,7 @@ def benchmark(
             supported="at least 1 repetition, 0 warm-ups, 0 tokens, in mode bare or greedy",
         )
     start = perf_counter()
-    opened = session.open_model(artifact, device, workload.context_length, workload.threads, options)
+    opened = opening.open_model(artifact, device, workload.context_length, workload.threads, options)
     try:
         check_room(len(workload.prompt), workload.decode, opened.length)
         load = perf_counter() - start
@@ -63,7 +63,7 @@ def benchmark(
 class _Loop:
     """One workload over one model."""
 
-    def __init__(self, opened: session.Opened, workload: Workload, ahead: bool, progress: Progress) -> None:
+    def __init__(self, opened: opening.Opened, workload: Workload, ahead: bool, progress: Progress) -> None:
         self._opened = opened
         self._ahead = ahead
         self._model = opened.model

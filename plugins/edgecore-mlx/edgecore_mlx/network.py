@@ -123,7 +123,8 @@ class Network:
             logits = model(_tokens(last), self._cache, 1)
             mx.eval(logits, self._cache.arrays)
             self._forget()
-            return np.array(logits)[-1]
+            row: NDArray[np.float32] = np.array(logits)[-1]
+            return row
 
     def run(self, ids: Ids, total: int) -> NDArray[np.float32]:
         """Appends a piece of a sequence that is to have `total` tokens; the logits of all its positions, (n, vocab)."""

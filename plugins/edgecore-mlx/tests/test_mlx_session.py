@@ -30,7 +30,7 @@ from edgecore.contract import (
     PlacementSource,
     Sampling,
 )
-from edgecore_mlx import memory
+from edgecore_mlx import memory, opening
 from edgecore_mlx import session as sessions
 
 from support.divergence import divergence
@@ -291,9 +291,9 @@ def test_threads_share_the_matrices_and_say_how_many_they_are(mlx: Any, session:
 def test_float32_on_a_gpu_is_float32_unless_somebody_wants_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, stated in (("0", "f32"), ("1", "tf32")):
         monkeypatch.setenv("MLX_ENABLE_TF32", value)
-        assert sessions._compute("gpu", mx.float32) == stated
-        assert sessions._compute("gpu", mx.bfloat16) == "bf16"
-        assert sessions._compute("cpu", mx.float32) == "f32"
+        assert opening._compute("gpu", mx.float32) == stated
+        assert opening._compute("gpu", mx.bfloat16) == "bf16"
+        assert opening._compute("cpu", mx.float32) == "f32"
 
 
 def test_placement_is_known_once_it_computed(session: Any) -> None:
