@@ -28,10 +28,11 @@ _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "se
 
 
 def write_beside(model: Checkpoint, out: Path) -> list[str]:
-    """Writes all of it but config.json, and answers the files' names: none for a source that has no tokenizer."""
+    """Writes all of it but config.json, and answers the files' names."""
+    names = write_tokenizer(model, out)
     if not has_tokenizer(model):
-        return []
-    names, tokenizer = write_tokenizer(model, out), model.tokenizer
+        return names
+    tokenizer = model.tokenizer
     write_json(out / GENERATION, _generation(tokenizer, optional_json(out / GENERATION).values))
     names.append(GENERATION)
     if tokenizer.chat_template:

@@ -31,6 +31,7 @@ from edgecore.checkpoint.mapping import read_text
 from edgecore.checkpoint.safetensors_file import INDEX, LONGEST_INDEX, parse_index, read_file
 from edgecore.checkpoint.safetensors_file import SINGLE as MODEL
 from edgecore.checkpoint.safetensors_out import Entry
+from edgecore.checkpoint.tokenizer_out import has_tokenizer
 from edgecore.contract import CorruptModel, ModelNotFound, PayloadFile, Progress, UnsupportedModel, full_disk
 from edgecore_mlx.packing import Quantization, quantization, with_quantization
 
@@ -157,7 +158,7 @@ def write(
 def write_beside(model: Checkpoint, out: Path) -> tuple[list[PayloadFile], list[str]]:
     """Everything that `write` does not, and what a person should know about it."""
     names = write_text(model, out)
-    return payload(names), [] if names else [NO_TOKENIZER]
+    return payload(names), [] if has_tokenizer(model) else [NO_TOKENIZER]
 
 
 def copy_beside(source: Path, out: Path) -> list[PayloadFile]:
@@ -212,11 +213,13 @@ def mlx_lm_has(model_type: str) -> bool:
 
 def _shards(entries: Iterable[Entry], limit: int) -> Iterator[list[Entry]]:
     shard: list[Entry] = []
+    size = 0
     for entry in entries:
-        if shard and sum(e.nbytes for e in shard) + entry.nbytes > limit:
+        if shard and size + entry.nbytes > limit:
             yield shard
-            shard = []
+            shard, size = [], 0
         shard.append(entry)
+        size += entry.nbytes
     yield shard
 
 

@@ -10,31 +10,22 @@ Folders that optimum-intel made have the same names, so both are opened by the s
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from edgecore.checkpoint import Checkpoint, Tokenizer, folder_config, write_tokenizer
-from edgecore.checkpoint.chat_source import optional_json
-from edgecore.checkpoint.fields import Fields
-from edgecore.checkpoint.tokenizer import load_tokenizer
+from edgecore.checkpoint import Checkpoint, Tokenizer, beside, folder_config
+from edgecore.checkpoint.beside import CONFIG, GENERATION, longrope_context, trained_context
 from edgecore.checkpoint.tokenizer_kind import FILES
 from edgecore.checkpoint.tokenizer_out import COPIED, has_tokenizer
-from edgecore.checkpoint.tokenizer_special import ids
 from edgecore.contract import Artifact, ModelNotFound, PayloadFile
 
+__all__ = ["CONFIG", "GENERATION", "longrope_context", "trained_context"]
 MODEL, WEIGHTS = "openvino_model.xml", "openvino_model.bin"
 TOKENIZER, DETOKENIZER = "openvino_tokenizer", "openvino_detokenizer"
 """Each an .xml and a .bin."""
-TEMPLATE = "chat_template.jinja"
-CONFIG, GENERATION = "config.json", "generation_config.json"
 OPENVINO_TOKENIZER = tuple(f"{stem}.{end}" for stem in (TOKENIZER, DETOKENIZER) for end in ("xml", "bin"))
 CONFIGS = (CONFIG, GENERATION, "openvino_config.json")
 NOT_FOR_GENAI = "without openvino_tokenizer.xml openvino_genai does not load the folder"
-_LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
-"""How a config.json says the trained context; the later names are those of GPT-2, MPT, ChatGLM, GPT-J."""
 
 
 def model_file(artifact: Artifact) -> Path:
@@ -52,18 +43,12 @@ def write_beside(model: Checkpoint, out: Path) -> tuple[list[PayloadFile], list[
     """Everything of the folder but the IR, and what a person should know about it."""
     from edgecore_openvino import tokenizer_ir
 
-    tokenizer = model.tokenizer if has_tokenizer(model) else None
-    names = [CONFIG, *write_tokenizer(model, out)]
-    _write_json(out / CONFIG, folder_config(model, "f16"))
-    if tokenizer is None:
+    names = [CONFIG, *beside.write_beside(model, out)]
+    beside.write_json(out / CONFIG, folder_config(model, "f16"))
+    if not has_tokenizer(model):
         return payload(names), [f"the source has no tokenizer: {NOT_FOR_GENAI}"]
-    _write_json(out / GENERATION, _generation(tokenizer, optional_json(out / GENERATION).values))
-    names.append(GENERATION)
-    if tokenizer.chat_template:
-        (out / TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
-        names.append(TEMPLATE)
     try:
-        notes = tokenizer_ir.write(tokenizer, out, (TOKENIZER, DETOKENIZER), model.decoder.context_length)
+        notes = tokenizer_ir.write(model.tokenizer, out, (TOKENIZER, DETOKENIZER), model.decoder.context_length)
         names += OPENVINO_TOKENIZER
     except tokenizer_ir.NotExpressible as why:
         notes = [f"no tokenizer for openvino_genai, which would give other ids ({why}): {NOT_FOR_GENAI}; edgecore does"]
@@ -96,44 +81,7 @@ def open_tokenizer(folder: Path, vocab_size: int | None = None) -> Tokenizer:
             supported=f"{' or '.join(FILES)} beside it",
             hint=f"cp {FILES[0]} tokenizer_config.json {folder}  # from the model that the IR was made of",
         )
-    config = _config(folder)
-    return load_tokenizer(folder, "huggingface", config.values, vocab_size or config.integer("vocab_size"))
-
-
-def trained_context(folder: Path) -> int:
-    """Tokens that the model was trained for as config.json says; 0 where it does not. Raises `CorruptModel`."""
-    config = _config(folder)
-    return next((config.integer(key) for key in _LENGTHS if config.has(key)), 0)
-
-
-def longrope_context(folder: Path) -> int:
-    """Tokens after which longrope turns a whole sequence by its other frequencies; 0 for a model without it."""
-    config = _config(folder)
-    scaling = config.section("rope_parameters") or config.section("rope_scaling") or Fields(config.file, {})
-    if scaling.text("rope_type", scaling.text("type", "")) not in ("longrope", "su"):
-        return 0
-    key = "original_max_position_embeddings"
-    return (config if config.has(key) else scaling).integer(key, trained_context(folder))
-
-
-def _config(folder: Path) -> Fields:
-    """config.json, with what a model of several kinds says of its text part put on top."""
-    config = optional_json(folder / CONFIG)
-    text = config.section("text_config")
-    return Fields(config.file, {**config.values, **text.values}) if text else config
-
-
-def _generation(tokenizer: Tokenizer, given: Mapping[str, Any]) -> dict[str, Any]:
-    """generation_config.json: the source's own, with every token that ends our sessions, so that GenAI's end there."""
-    first = [*ids(given.get("eos_token_id")), tokenizer.special.get("eos")]
-    ends = [token for token in first if token in tokenizer.eos_ids]
-    made = {
-        "bos_token_id": tokenizer.bos_id,
-        "pad_token_id": tokenizer.special.get("padding"),
-        **given,
-        "eos_token_id": list(dict.fromkeys([*ends, *sorted(tokenizer.eos_ids)])) or None,
-    }
-    return {key: value for key, value in made.items() if value is not None}
+    return beside.open_tokenizer(folder, vocab_size)
 
 
 def _role(name: str) -> str:
@@ -144,7 +92,3 @@ def _role(name: str) -> str:
     if name in CONFIGS:
         return "config"
     return "tokenizer" if name in (*COPIED, *OPENVINO_TOKENIZER) else "other"
-
-
-def _write_json(file: Path, values: dict[str, Any]) -> None:
-    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
