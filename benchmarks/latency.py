@@ -27,7 +27,9 @@ from edgecore.sources import resolve
 FACTOR, EXTRA = 1.03, 50e-6
 SECONDS, LEAST = 6.0, 30
 """For a model, and rounds at least."""
-MODELS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
+Models = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""Paths, or sources, with the shapes of their inputs."""
+MODELS: Models = {
     "pypi:magika==1.0.3": {"bytes": (1, 2048)},
     "pypi:silero-vad==6.2.3/silero_vad/data/silero_vad_openvino_16k.onnx": {},
     "pypi:rapidocr==3.10.0/rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx": {"x": (1, 3, 48, 192)},
@@ -109,24 +111,33 @@ def shapes_of(values: list[str]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(int(size) for size in sizes.split(",")) for name, _, sizes in parts}
 
 
-def main(about: str | None, backend: str, opened: Bare, tiny: Callable[[Path], Path], **options: Any) -> int:
-    """`tiny` writes a graph so small that what is left is the call itself."""
+def main(
+    about: str | None,
+    backend: str,
+    opened: Bare,
+    tiny: Callable[[Path], Path],
+    made: Callable[[Path], Models] | None = None,
+    **options: Any,
+) -> int:
+    """`tiny` writes a graph so small that what is left is the call itself; `made` writes models for a runtime that
+    takes none of the package index's."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="*", help="a path, or pypi:DIST/FILE")
     parser.add_argument("--shape", action="append", default=[], metavar="INPUT=N,N,...")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--offline", action="store_true")
     given = parser.parse_args()
-    wanted = {name: shapes_of(given.shape) for name in given.model} or MODELS
+    wanted: dict[str, Mapping[str, tuple[int, ...]]] = {name: shapes_of(given.shape) for name in given.model}
     print("| model | bare, us | session, us | ratio | more, us | rounds | within |\n|---|---|---|---|---|---|---|")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         if not given.model:
             rows.append(measure("tiny, 64 x 64", tiny(Path(folder)), {}, given.threads, backend, opened, **options))
             print(rows[-1].line(), flush=True)
+            wanted = dict(made(Path(folder)) if made else MODELS)
         for name, shapes in wanted.items():
             try:
-                path = resolve(name, offline=given.offline).path
+                path = Path(name) if Path(name).is_file() else resolve(name, offline=given.offline).path
             except EdgecoreError as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 continue
