@@ -12,9 +12,12 @@ from typing import Any
 
 import mlx.core as mx
 
+from edgecore.checkpoint.beside import text_config
 from edgecore.contract import CorruptModel, UnsupportedModel
 from edgecore_mlx import installation
+from edgecore_mlx.folder import tensors
 
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 SUPPORTED = "architectures of the neutral model, and those that mlx_lm has"
 
 
@@ -69,6 +72,7 @@ def load(folder: Path, dtype: mx.Dtype | None) -> tuple[Other, mx.Dtype]:
 
     Raises `UnsupportedModel` for an architecture that mlx_lm has not, `CorruptModel`, `BackendUnavailable`.
     """
+    _check_layers(folder)
     installation.mlx_lm()
     from mlx.utils import tree_flatten, tree_map
     from mlx_lm.utils import load_model
@@ -104,6 +108,14 @@ def packable(folder: Path) -> dict[str, bool | dict[str, Any]]:
     leaves = tree_flatten(model.leaf_modules(), is_leaf=Module.is_module)
     found = {path: wanted(path, module) for path, module in leaves if hasattr(module, "to_quantized")}
     return {path: how for path, how in found.items() if how}
+
+
+def _check_layers(folder: Path) -> None:
+    """mlx_lm builds as many layers as it is told, however long that takes. Each has a tensor of its own at least."""
+    config, most = text_config(folder), len(tensors(folder))
+    for key in _LAYERS:
+        if config.has(key) and config.integer(key, least=0) > most:
+            raise CorruptModel(f"{config.file}: field {key!r}: {config.integer(key)} layers, and {most} tensors")
 
 
 def _is_float(array: mx.array) -> bool:

@@ -172,6 +172,9 @@ def test_weights_that_do_not_fit_the_description_are_named(mlx: Any, tmp_path: P
 def test_a_config_that_lacks_a_field_is_a_typed_error(mlx: Any, tmp_path: Path) -> None:
     artifact = made("gpt2", tmp_path / "short")
     config = json.loads((artifact.path / "config.json").read_text())
+    (artifact.path / "config.json").write_text(json.dumps(config | {"n_layer": 10**9}))
+    with pytest.raises(CorruptModel, match="n_layer.*1000000000 layers"):
+        mlx.run(artifact, 64)
     del config["n_layer"]
     (artifact.path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CorruptModel, match="mlx_lm cannot load it"):
