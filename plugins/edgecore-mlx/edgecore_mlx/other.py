@@ -114,8 +114,8 @@ def _check_layers(folder: Path) -> None:
     """mlx_lm builds as many layers as it is told, however long that takes. Each has a tensor of its own at least."""
     config, most = text_config(folder), len(tensors(folder))
     for key in _LAYERS:
-        if config.has(key) and config.integer(key, least=0) > most:
-            raise CorruptModel(f"{config.file}: field {key!r}: {config.integer(key)} layers, and {most} tensors")
+        if isinstance(count := config.values.get(key), int) and count > most:
+            raise CorruptModel(f"{config.file}: field {key!r}: {count} layers, and {most} tensors")
 
 
 def _is_float(array: mx.array) -> bool:
