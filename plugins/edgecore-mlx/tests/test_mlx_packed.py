@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgecore.checkpoint import open_checkpoint
+from edgecore.checkpoint.storage import GGML, dequantize
 from edgecore.contract import Artifact, CorruptModel, Made, UnsupportedPrecision
 from edgecore_conformance.fixtures import random_models
 from edgecore_mlx import folder, packed
@@ -60,6 +61,21 @@ def test_every_kind_of_block_keeps_every_bit(
     assert said["quantization"] == said["quantization_config"] == Packing(BITS[storage], 32).config()
 
 
+@pytest.mark.parametrize("storage", packed.BLOCKS)
+def test_level_scale_and_bias_of_any_block_give_its_numbers(storage: str) -> None:
+    """Of random bits, but for scales, which are numbers."""
+    kind = next(k for k in GGML.values() if k.name == storage)
+    random, block = np.random.default_rng(3), packed.BLOCKS[storage]
+    stored = random.integers(0, 256, (300, kind.size), np.uint8)
+    for at in kind.scales:
+        stored[:, at : at + 2] = random.standard_normal((300, 1)).astype("<f2").view(np.uint8)
+    group = block.packing.group_size
+    levels = block.levels(stored).reshape(300, -1, group).astype(np.float32)
+    assert levels.max() < 1 << block.packing.bits
+    found = block.scales(stored)[..., None] * levels + block.biases(stored)[..., None]
+    assert np.array_equal(found.reshape(300, -1), dequantize(kind, stored))
+
+
 @pytest.mark.parametrize("family", ["gemma3", "phi3", "bitnet"])
 def test_fused_matrices_and_families_of_their_own_names_keep_theirs(mlx: Any, tmp_path: Path, family: str) -> None:
     source, out = as_gguf(random_models.family(family), tmp_path / "it.gguf", "Q8_0"), tmp_path / "out"
@@ -77,18 +93,26 @@ def test_types_differ_by_matrix_and_config_names_those_that_are_not_the_commones
 ) -> None:
     """As llama.cpp mixes them; of a type that MLX cannot hold come plain numbers."""
     kinds = {"token_embd": "Q8_0", "blk.1.ffn_down": "Q6_K", "blk.0.attn_v": "Q5_0", "blk.0.ffn_up": "BF16"}
+    kinds |= {"blk.0.attn_k": "Q4_K", "blk.1.ffn_gate": "TQ2_0"}
     source, out = mixed(tiny, tmp_path / "mixed.gguf", kinds, "Q4_1"), tmp_path / "out"
     made = mlx.convert(source, out)
     quantization = json.loads((out / "config.json").read_text())["quantization"]
     assert quantization == Packing(4, 32).config() | {
         "model.embed_tokens": Packing(8, 32).config(),
         "model.layers.0.self_attn.v_proj": Packing(5, 32).config(),
+        "model.layers.1.mlp.gate_proj": Packing(2, 128).config(),
     }
     stored = folder.tensors(out)
     assert stored["model.layers.1.mlp.down_proj.weight"].dtype == "F16"
     assert stored["model.layers.0.mlp.up_proj.weight"].dtype == "F16"
-    assert made.notes[0].endswith("1 of Q8_0, 11 of Q4_1, 1 of Q5_0")
-    assert made.notes[1].startswith("dequantized from Q6_K:")
+    assert made.notes[0].endswith("1 of Q8_0, 9 of Q4_1, 1 of Q5_0, 1 of TQ2_0")
+    assert made.notes[1].startswith("dequantized from Q4_K, Q6_K:")
+    wide = mlx.convert(source, tmp_path / "wide", "f32")
+    assert folder.tensors(tmp_path / "wide")["model.layers.0.self_attn.k_proj.scales"].dtype == "F32"
+    assert wide.notes[1].startswith("dequantized from Q6_K:")
+    with open_checkpoint(source) as model:
+        weights = weights_of(tmp_path / "wide", wide)
+        assert all(np.array_equal(weights[name], tensor.read()) for name, tensor in model.tensors.items())
 
 
 def test_a_fused_matrix_of_parts_in_different_types_is_dequantized(mlx: Any, tmp_path: Path) -> None:
@@ -149,7 +173,7 @@ def test_levels_are_packed_as_mlx_packs_them(bits: int) -> None:
 
 
 def mixed(source: Path, out: Path, kinds: dict[str, str], others: str) -> Path:
-    """A GGUF file of several types; of those that cannot be written here, all zeros."""
+    """A GGUF file of several types; of those that the gguf package does not quantize to, random bits."""
     plain = as_gguf(source, out.with_suffix(".f32"), "F32")
     reader = gguf.GGUFReader(plain)
     writer = gguf.GGUFWriter(out, "llama")
@@ -160,8 +184,14 @@ def mixed(source: Path, out: Path, kinds: dict[str, str], others: str) -> Path:
     for tensor in reader.tensors:
         wanted = kinds.get(tensor.name.removesuffix(".weight"), others if len(tensor.shape) > 1 else "F32")
         kind = gguf.GGMLQuantizationType[wanted]
-        if wanted == "Q6_K":
-            data = np.zeros((tensor.data.shape[0], tensor.data.shape[1] // 256 * 210), np.uint8)
+        if wanted in ("Q4_K", "Q6_K"):
+            size, scales = {"Q4_K": (144, (0, 2)), "Q6_K": (210, (208,))}[wanted]
+            data = np.random.default_rng(1).integers(
+                0, 256, (tensor.data.shape[0] * tensor.data.shape[1] // 256, size), np.uint8
+            )
+            for at in scales:
+                data[:, at : at + 2] = np.float16(0.01).reshape(1).view(np.uint8)
+            data = data.reshape(tensor.data.shape[0], -1)
         else:
             data = gguf.quants.quantize(np.ascontiguousarray(tensor.data), kind)
         writer.add_tensor(tensor.name, data, raw_dtype=kind)
