@@ -35,6 +35,8 @@ BACKENDS = ("mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13")
 """Packages that bring MLX's code."""
 _EXTRAS = {"mlx-cpu": "mlx[cpu]", "mlx-cuda-12": "mlx[cuda12]", "mlx-cuda-13": "mlx[cuda13]", "mlx-metal": "mlx"}
 _CODE = re.compile(r"mlx/lib/(lib)?mlx\.(so|dylib|dll|metallib)")
+REFERENCE = "reference BLAS"
+"""What comes with MLX on Linux."""
 _OPENBLAS = "libopenblas.so.0"
 _MKL = "libmkl_rt.so.*"
 
@@ -148,7 +150,7 @@ def blas() -> Blas:
         if "mlx.core" not in sys.modules:
             with suppress(OSError):
                 return Blas(f"{name} ({path})", ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL))
-    return Blas("reference BLAS, as MLX brings it: dense prompts are read ten times faster with OpenBLAS installed")
+    return Blas(REFERENCE)
 
 
 @cache

@@ -63,6 +63,7 @@ def open_model(
         "context": str(length),
         "compute": _compute(device, made.dtype),
         "kv_cache": made.kv_cache or NAMES[made.dtype],
+        **({"blas": installation.blas().name} if device == "cpu" else {}),
     }
     network = Network(made.model, device, border, int(options.get("prefill_step_size", 0)))
     return Opened(network, where, length, stated)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -251,7 +252,8 @@ from edgecore_mlx.installation import blas
 import mlx.core as mx
 mx.set_default_device(mx.cpu)
 product = (mx.ones((8, 8)) @ mx.ones((8, 8))).tolist()[0][0]
-print(product, blas().limit(3), blas().library.asked_for(), blas().name)
+features = hooks.edgecore_probe().features
+print(product, blas().limit(3), blas().library.asked_for(), blas().name, "/", features["BLAS"])
 """
 
 
@@ -270,16 +272,17 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_openblas_computes_products_where_the_machine_has_it(stand_in: Path) -> None:
     """Ten times as fast on dense matrices, and with threads, which are as many as asked for."""
     said = run(PRODUCT, LD_LIBRARY_PATH=str(stand_in.parent), LD_PRELOAD="")
-    assert said == "42.0 3 3 OpenBLAS (libopenblas.so.0)"
+    assert said == "42.0 3 3 OpenBLAS (libopenblas.so.0) / OpenBLAS (libopenblas.so.0)"
 
 
 def test_a_blas_that_was_preloaded_is_taken_as_it_is(stand_in: Path) -> None:
-    assert run(PRODUCT, LD_PRELOAD=str(stand_in)) == "42.0 3 3 preloaded"
+    assert run(PRODUCT, LD_PRELOAD=str(stand_in)) == "42.0 3 3 preloaded / preloaded"
 
 
-def test_what_computes_products_has_a_name_and_threads() -> None:
+def test_what_computes_products_has_a_name_and_threads_and_is_a_condition(mlx: Any, tiny_mlx: Artifact) -> None:
     found = blas()
-    assert found.name
+    with mlx.run(tiny_mlx) as session:
+        assert session.conditions["blas"] == found.name != ""
     assert found.limit(1) == 1
     assert found.limit(2) == (2 if found.library is not None else 1)
     found.limit(1)
