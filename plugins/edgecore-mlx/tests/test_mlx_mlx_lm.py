@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from edgecore.checkpoint import Oracle, open_checkpoint
-from edgecore.contract import ConvertLimits
+from edgecore.checkpoint import Oracle, RopeScaling, folder_config, folder_weights, open_checkpoint
+from edgecore.contract import Artifact, ConvertLimits, no_progress
 from edgecore_conformance.fixtures import random_models
-from edgecore_mlx import folder
+from edgecore_mlx import convert_text, elsewhere, folder
 
 from support.divergence import divergence, some_tokens
 from support.gguf_files import write_gguf
@@ -71,6 +72,16 @@ def test_blocks_that_were_kept_it_computes_with(mlx: Any, tmp_path: Path, name: 
     assert divergence(wanted, logits(tmp_path / "out", tokens)).mean() < 1e-8
 
 
+def test_a_folder_in_several_files_it_puts_together(tiny: Path, tmp_path: Path) -> None:
+    tokens, wanted = oracle(tiny)
+    with open_checkpoint(tiny) as model:
+        entries, config = folder_weights(model, "f32", "same"), folder_config(model, "f32")
+        files = folder.write(tmp_path, entries, config, model.parameters, no_progress, limit=1 << 20)
+        folder.write_beside(model, tmp_path)
+    assert sum(file.role == "weights" for file in files) == 6
+    assert divergence(wanted, logits(tmp_path, tokens)).mean() < 1e-8
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "gemma3", "phi3", "bitnet-packed"])
 @pytest.mark.parametrize("kind", ["huggingface", "gguf"])
 def test_its_tokenizer_gives_the_ids_that_ours_gives(mlx: Any, tmp_path: Path, name: str, kind: str) -> None:
@@ -109,6 +120,35 @@ def test_longrope_is_said_and_right_within_the_original_context_where_that_is_th
     assert made.notes == ()
     assert divergence(wanted, logits(tmp_path / "short", tokens)).mean() < 1e-8
     assert folder.trained_context(tmp_path / "short") == 256
+    with mlx.run(Artifact(tmp_path / "short", "mlx", "text", "mlx", "", ())) as session:
+        assert session.context_length == 256
+
+
+def test_divisors_that_follow_no_rule_are_written_where_it_looks_for_them(tiny: Path, tmp_path: Path) -> None:
+    """A GGUF file may have any; config.json says them as longrope's, the same for short texts and for long ones."""
+    with open_checkpoint(tiny) as model:
+        divisors = tuple(1.0 + n**1.5 / 7 for n in range(32))
+        model.decoder = replace(
+            model.decoder, rope=replace(model.decoder.rope, scaling=RopeScaling.DIVISORS, divisors=divisors)
+        )
+        made = convert_text.convert(model, tmp_path, "f32", {}, ConvertLimits(), no_progress)
+        tokens = some_tokens(model.decoder, COUNT)
+        wanted = np.concatenate(list(Oracle(model.decoder, model.tensors).score(tokens)))
+    assert made.notes == ()
+    assert divergence(wanted, logits(tmp_path, tokens)).mean() < 1e-8
+
+
+def test_what_it_would_not_load_is_said() -> None:
+    with open_checkpoint(random_models.family("qwen2")) as model:
+        decoder = model.decoder
+    assert list(elsewhere.computed_otherwise(decoder, {}, 512)) == []
+    (note,) = elsewhere.computed_otherwise(replace(decoder, head_dim=32), {}, 512)
+    assert note == (
+        "mlx_lm does not load the folder: it takes heads of 64 for granted, and here they have another size; "
+        "edgecore does"
+    )
+    biased = replace(decoder, family="qwen3", attention_bias=True)
+    assert "it has no biases in this family" in next(elsewhere.computed_otherwise(biased, {}, 512))
 
 
 def test_windows_that_it_does_not_know_are_said_unless_the_context_is_within_them(mlx: Any, tmp_path: Path) -> None:
