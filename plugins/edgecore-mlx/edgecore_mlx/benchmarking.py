@@ -1,9 +1,10 @@
-"""The native loop, as mlx_lm's: on a GPU the next token's work is handed over before the last one's answer is there.
+"""The native loop, as mlx_lm's: what comes next is described while MLX computes.
 
-MLX computes in the background and Python describes what comes next meanwhile, so a GPU is never waiting. On `cpu` that
-would be one thread more than was asked for, so there a step begins when the one before has ended. In mode `bare` logits
-are computed and nobody reads them; in mode `greedy` the next token is their argmax, chosen where they are. A duration
-is the time between two answers, so durations add up to what passed.
+MLX computes in the background, so a GPU is never waiting: it has the next token's work before the last one's answer is
+there. On `cpu` that would be two steps at once with one thread, and durations that are none of either, so there a step
+is handed over when the one before has ended. In mode `bare` logits are computed and nobody reads them; in mode `greedy`
+the next token is their argmax, chosen where they are. A duration is the time between two answers: they add up to what
+passed.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class _Loop:
         prefill = perf_counter() - start
         self._report()
         start = perf_counter()
-        for i, (token, answer) in enumerate(self._steps(logits)):
+        for i, (token, answer) in enumerate(self._steps(logits) if self._decode else ()):
             mx.eval(answer)
             self.tokens += np.asarray(token).tolist()
             now = perf_counter()
@@ -110,19 +111,23 @@ class _Loop:
 
     def _steps(self, logits: mx.array) -> Iterator[tuple[mx.array, mx.array]]:
         """Each step's token and logits, handed to MLX and still to come."""
-        coming: tuple[mx.array, mx.array] | None = None
-        for i in range(self._decode):
-            step = coming or self._step(i, logits)
-            logits = step[1]
-            coming = self._step(i + 1, logits) if self._ahead and i + 1 < self._decode else None
+        coming = self._step(0, logits)
+        mx.async_eval(*coming)
+        for i in range(1, self._decode + 1):
+            step = coming
+            if i < self._decode:
+                coming = self._step(i, step[1])
+                if self._ahead:
+                    mx.async_eval(*coming)
             yield step
+            if i < self._decode and not self._ahead:
+                mx.async_eval(*coming)
 
     def _step(self, i: int, before: mx.array) -> tuple[mx.array, mx.array]:
+        """Described, and nothing of it computed."""
         at = i % len(self._prompt)
         token = mx.argmax(before, axis=-1).astype(mx.int32) if self._greedy else self._prompt[at : at + 1]
-        logits = self._model(token, self._cache, 1)
-        mx.async_eval(token, logits)
-        return token, logits
+        return token, self._model(token, self._cache, 1)
 
     def _report(self) -> bool:
         self._done += 1
