@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from edgecore import environments, registry
 from edgecore.contract.errors import EdgecoreError
-from edgecore.machine import Machine, Profile, facts, match
+from edgecore.machine import Machine, Profile, Suited, facts, match
 from edgecore.registry import Entry
 from edgecore.verbs import probing
 
@@ -55,12 +56,14 @@ def diagnose() -> Diagnosis:
     profile = next(iter(match(machine)), None)
     checks = tuple(_check(entry) for entry in registry.discover().entries)
     working = {check.entry.name for check in checks if check.devices}
-    advice = tuple(
-        Advice(suited.backend, suited.why, environments.install_command(suited.backend))
-        for suited in (profile.suited if profile else ())
-        if suited.backend not in working
-    )
-    return Diagnosis(machine, profile, checks, advice)
+    return Diagnosis(machine, profile, checks, _advice(profile.suited if profile else (), working))
+
+
+def _advice(rows: Sequence[Suited], working: Set[str]) -> tuple[Advice, ...]:
+    """Once for each backend that is missing, by the first of its devices that suits."""
+    missing = {row.backend: row.why for row in reversed(rows) if row.backend not in working}
+    order = dict.fromkeys(row.backend for row in rows if row.backend in missing)
+    return tuple(Advice(name, missing[name], environments.install_command(name)) for name in order)
 
 
 def _check(entry: Entry) -> Check:

@@ -120,6 +120,12 @@ def test_a_snapdragon_says_chip_hexagon_version_and_its_fast_memory(name: str, c
     assert name not in [p.name for p in match(replace(MACHINE, architecture="ARM64", features=frozenset({"asimd"})))]
 
 
+@pytest.mark.parametrize("name", [path.stem for path in FILES if path.stem.startswith("apple-")])
+def test_a_mac_is_for_its_gpu_first_by_mlx_and_then_by_llamacpp(name: str) -> None:
+    described = profile(name)
+    assert [(row.backend, row.device) for row in described.suited[:2]] == [("mlx", "gpu"), ("llamacpp", "gpu")]
+
+
 def test_this_computer_is_matched_by_its_own_facts() -> None:
     assert all(found.describes(facts()) for found in match())
 
