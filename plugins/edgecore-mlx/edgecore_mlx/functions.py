@@ -30,10 +30,9 @@ from edgecore.contract import (
     Value,
     check_feeds,
 )
-from edgecore_mlx import mlxfn, relocation
+from edgecore_mlx import memory, mlxfn, relocation
 from edgecore_mlx.elements import element, laid, shown, to_array
 from edgecore_mlx.installation import blas
-from edgecore_mlx.memory import check_fits
 from edgecore_mlx.placement import Watched
 from edgecore_mlx.shapeless import Shapes, specs
 from edgecore_mlx.signatures import Signature, Specs, signatures
@@ -54,7 +53,8 @@ def open_session(artifact: Artifact, device: str, threads: int | None, options: 
     """
     path = artifact.model
     told = mlxfn.read(path)
-    check_fits(told.weights, device, path.name)
+    memory.limit(options)
+    memory.check_fits(told.weights, device, path.name)
     signature = _chosen(path.name, signatures(told), int(options.get("signature", 1)))
     wanted = relocation.moved(path.name, told, device)
     with _LOCK, relocation.written(path, told, wanted) as placed, _on(device):
