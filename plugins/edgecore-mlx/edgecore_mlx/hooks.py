@@ -60,6 +60,12 @@ def edgecore_quantize(
     artifact: Artifact, out: Path, precision: str, calibration: Path | None, options: Mapping[str, Value],
     progress: Progress,
 ) -> Made:  # fmt: skip
+    if artifact.task != "text":
+        raise UnsupportedModel(
+            f"{artifact.model.name}: a function is run with the weights that it was exported with",
+            supported="language models",
+            hint="mlx.nn.quantize, before mx.export_function",
+        )
     from edgecore_mlx import quantize_text
 
     return quantize_text.quantize(artifact, out, precision, calibration, options, progress)

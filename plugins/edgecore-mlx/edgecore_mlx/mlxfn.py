@@ -129,8 +129,11 @@ def read(path: Path) -> Functions:
         raise CorruptModel(f"{path} is no file")
     if not path.stat().st_size:
         raise CorruptModel(f"{path} is empty", supported="what mx.export_function writes")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _Walk(path, data).file()
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Walk(path, data).file()
+    except OSError as error:
+        raise ModelNotFound(f"{path}: {error.strerror or error}", supported="a file that may be read") from None
 
 
 class _Walk:

@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from edgecore.contract import BadRequest, TensorSpec
+from edgecore_mlx.elements import element
 from edgecore_mlx.mlxfn import Tensor, Trace
 
 Shape = tuple[int, ...]
@@ -96,7 +97,7 @@ class Shapes:
     def __init__(self, function: Function, inputs: Sequence[Tensor]) -> None:
         self._function = function
         self._traced = tuple(tensor.shape for tensor in inputs)
-        self._dtypes = [getattr(mx, "bool_" if tensor.dtype == "bool" else tensor.dtype) for tensor in inputs]
+        self._dtypes = [element(tensor.dtype) for tensor in inputs]
         self._known: dict[tuple[Shape, ...], tuple[Shape, ...]] = {}
         self._operators: list[list[Shape]] = []
         """Their inputs' shapes as traced, in the order of the walk."""

@@ -188,6 +188,16 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         mlxfn.read(tmp_path)
 
 
+def test_a_file_that_may_not_be_read_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    path = product(tmp_path / "model.mlxfn")
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(ModelNotFound, match=r"model\.mlxfn: Permission denied"):
+        mlxfn.read(path)
+
+
 def test_another_versions_layout_is_said_to_be_that(mlx: Any, tmp_path: Path) -> None:
     """Up to 0.32.1 the header had no metadata; MLX reads such a file as if it had."""
     content = product(tmp_path / "model.mlxfn").read_bytes().replace(b"0.32.4", b"0.31.2")

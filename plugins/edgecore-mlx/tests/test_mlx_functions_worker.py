@@ -46,6 +46,13 @@ def test_a_function_is_measured_by_calls_and_not_compared_yet(model: Path) -> No
     assert "tensor models are not compared yet" in json.dumps(measured.json["qualities"])
 
 
+def test_a_function_is_neither_converted_nor_quantized(model: Path) -> None:
+    refused = edgecore("quantize", model, "--precision", "q6")
+    assert refused.code == 2
+    assert "model.mlxfn: a function is run with the weights that it was exported with" in refused.err
+    assert "a finished model of one runtime" in edgecore("convert", model, "--backend", "mlx").err
+
+
 def test_a_function_that_ends_mlx_ends_its_worker_only(tmp_path: Path) -> None:
     """An axis that no file of MLX's own has; what it does not look at, it computes with."""
     path = export(tmp_path / "f.mlxfn", lambda x: mx.transpose(x, (1, 0)) + 1, mx.zeros((3, 4)))
