@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -176,11 +176,16 @@ def _check_model(source: Path, wanted: Recipe, length: int) -> None:
     decoder = folder_decoder(source)
     if decoder is None:
         return
-    whys = list(elsewhere.computed_otherwise(decoder, folder.text_config(source).values, length))
-    if wanted.algorithm == "awq" and 0 < decoder.window < length:
-        whys.append(f"mlx-lm's AWQ does not know windows, here of {decoder.window} tokens")
+    window, short = decoder.window, ""
+    if decoder.family != "gemma3" or wanted.algorithm == "awq":  # mlx-lm's AWQ gives every layer the same mask
+        short = f"calibration_length={window}, or " if 0 < window < length else ""
+        decoder = decoder if decoder.family == "gemma3" else replace(decoder, window=0, windowed=())
+    whys = list(elsewhere.computed_otherwise(decoder, folder.text_config(source).values, decoder.context_length))
+    if short:
+        whys.append(f"mlx_lm leaves out the window of {window} tokens, and the samples have {length}")
     if whys:
-        raise UnsupportedModel(f"{wanted.algorithm} of {source}: {whys[0]}", supported=_INSTEAD)
+        supported = f"{short if len(whys) == 1 else ''}{_INSTEAD}"
+        raise UnsupportedModel(f"{wanted.algorithm} of {source}: {whys[0]}", supported=supported)
 
 
 def _check_alike(model: Any, wanted: Recipe, plan: Plan) -> None:

@@ -3,6 +3,7 @@ the norm or matrix before them smaller; then outliers are cut off where that los
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -43,11 +44,10 @@ class _Embedded(nn.Module):  # type: ignore[misc]
 
     def __init__(self, table: Any, scale: float) -> None:
         super().__init__()
-        self._rows = lambda tokens: table(tokens) * scale
+        self._rows: Callable[[mx.array], mx.array] = lambda tokens: table(tokens) * scale
 
     def to_quantized(self, **_: Any) -> _Embedded:
         return self
 
     def __call__(self, tokens: mx.array) -> mx.array:
-        rows: mx.array = self._rows(tokens)
-        return rows
+        return self._rows(tokens)

@@ -53,7 +53,8 @@ def learn(work: Work) -> list[str]:
         student.update(before)
     modules = {path: module for path, module in student.named_modules() if path in work.plan}
     work.model.update_modules(tree_unflatten(list(modules.items())))
-    said = f"dwq: on {len(valid)} samples that it did not train on, the loss went from {first:.3g} to {last:.3g}"
+    count = f"{len(valid)} samples" if len(valid) > 1 else "a sample"
+    said = f"dwq: on {count} that it did not train on, the loss went from {first:.3g} to {last:.3g}"
     return [said if helped else f"{said}, so what it learned was left out"]
 
 
@@ -69,9 +70,9 @@ def split(pieces: Pieces) -> tuple[Pieces, Pieces]:
 
 
 @contextmanager
-def _judged(model: Any) -> Iterator[tuple[Callable[..., mx.array], list[list[Any]]]]:
+def _judged(model: Any) -> Iterator[tuple[Callable[..., mx.array], list[list[float]]]]:
     """The answers that are to be learned, and a list that gets the losses of each test, which mlx-lm only prints."""
-    losses: list[list[Any]] = []
+    losses: list[list[float]] = []
     testing = False
 
     def target(batch: mx.array, number: int, split: str) -> mx.array:
@@ -85,7 +86,7 @@ def _judged(model: Any) -> Iterator[tuple[Callable[..., mx.array], list[list[Any
     def kept(student: mx.array, teacher: mx.array) -> mx.array:
         found: mx.array = loss(student, teacher)
         if testing:
-            losses[-1].append(np.mean(found))
+            losses[-1].append(float(np.array(found).mean()))
         return found
 
     loss, say = dwq.kl_div_loss, dwq.print_trainable_parameters
