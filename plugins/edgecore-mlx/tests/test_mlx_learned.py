@@ -22,7 +22,8 @@ from edgecore_mlx.weights import dequantized
 from support.tiny import TEXT, tiny_llama
 
 COUNT, LENGTH = 8, 32
-SMALL = {"calibration_samples": COUNT, "calibration_length": LENGTH}
+SHORT = {"calibration_length": LENGTH}
+SMALL = {"calibration_samples": COUNT, **SHORT}
 """Enough to learn something of a tiny model."""
 Steps = list[tuple[int, int, str]]
 Quantized = Callable[[str], tuple[Path, Made, Steps]]
@@ -164,8 +165,10 @@ def test_awq_moves_numbers_between_norms_and_matrices(quantized: Quantized, tiny
 def test_dwq_of_a_trained_model_helps_on_samples_that_it_has_not_seen(mlx: Any, tmp_path: Path) -> None:
     """A random model has nothing to teach that holds for other texts."""
     mlx.convert(fixtures.language_model(), tmp_path / "f16")
-    given: Mapping[str, Any] = {**SMALL, "calibration": fixtures.calibration_text(), "algorithm": "dwq"}
-    made = mlx.quantize(artifact(tmp_path / "f16", "f16"), tmp_path / "q2", "q2", **given)
+    given: Mapping[str, Any] = {"calibration": fixtures.calibration_text(), "algorithm": "dwq"}
+    made = mlx.quantize(
+        artifact(tmp_path / "f16", "f16"), tmp_path / "q2", "q2", calibration_samples=16, **given, **SHORT
+    )
     before, after = (float(number) for number in re.findall(r"0\.\d+", made.notes[1]))
     assert after < 0.98 * before
 
