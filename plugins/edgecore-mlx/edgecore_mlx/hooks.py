@@ -3,6 +3,8 @@
 text                    convert_text.py, quantize_text.py, session.py, benchmarking.py, weights.py
 functions               functions.py
 what is here            devices.py
+
+Each asks first whether MLX is whole here: of half an installation its first import fails and tells nothing.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from edgecore.contract import (
 )
 from edgecore_mlx.installation import check_installation
 
-check_installation()  # Before the first import of mlx, which of half an installation fails and tells nothing.
 TEXT, FUNCTION = "mlx", "mlx-function"
 
 
 @hookimpl
 def edgecore_probe() -> Probe:
+    check_installation()
     from edgecore_mlx.devices import probe
 
     return probe()
@@ -44,6 +46,7 @@ def edgecore_convert(
     source: Path, out: Path, format: str, precision: str, options: Mapping[str, Value], limits: ConvertLimits,
     progress: Progress,
 ) -> Made:  # fmt: skip
+    check_installation()
     if format != TEXT:
         raise UnsupportedModel(
             f"format {format!r} is not made by this backend",
@@ -60,6 +63,7 @@ def edgecore_quantize(
     artifact: Artifact, out: Path, precision: str, calibration: Path | None, options: Mapping[str, Value],
     progress: Progress,
 ) -> Made:  # fmt: skip
+    check_installation()
     if artifact.task != "text":
         raise UnsupportedModel(
             f"{artifact.model.name}: a function is run with the weights that it was exported with",
@@ -75,6 +79,7 @@ def edgecore_quantize(
 def edgecore_run(
     artifact: Artifact, device: str, context_length: int | None, threads: int | None, options: Mapping[str, Value]
 ) -> TextSession | TensorSession:
+    check_installation()
     from edgecore_mlx.devices import check_device
 
     check_device(device)
@@ -91,6 +96,7 @@ def edgecore_run(
 def edgecore_benchmark(
     artifact: Artifact, device: str, workload: Workload, options: Mapping[str, Value], progress: Progress
 ) -> Samples | None:
+    check_installation()
     if artifact.task != "text":
         return None  # the contract's loop: a call of a function is a step
     from edgecore_mlx import benchmarking
@@ -100,6 +106,7 @@ def edgecore_benchmark(
 
 @hookimpl
 def edgecore_weights(artifact: Artifact) -> Mapping[str, Any] | None:
+    check_installation()
     if artifact.task != "text":
         return None
     from edgecore_mlx.weights import dequantized

@@ -162,7 +162,7 @@ def test_the_hooks_tell_what_the_first_import_lacks(tmp_path: Path, library: str
     (tmp_path / "mlx/core.py").write_text(
         f"raise ImportError('{library}: cannot open shared object file: No such file or directory')"
     )
-    code = "try:\n import edgecore_mlx.hooks\nexcept Exception as e: print(repr(e), e.hint)"
+    code = "from edgecore_mlx import hooks\ntry:\n hooks.edgecore_probe()\nexcept Exception as e: print(repr(e), e.hint)"
     said = run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}")
     assert what in said
     assert asks_for in said
@@ -211,7 +211,7 @@ def test_nothing_is_compiled_on_a_cpu_and_nothing_is_written(tiny_mlx: Artifact,
 
 def test_importing_mlx_lm_leaves_the_limit_of_open_files_alone() -> None:
     """Of itself it asks for 4096: an error where less is allowed, and less for everybody where more was."""
-    pytest.importorskip("resource")
+    pytest.importorskip("resource", reason="limits of open files are a matter of Unix")
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (512, 1000))\n"
         "from edgecore_mlx.installation import mlx_lm\n"
@@ -248,7 +248,8 @@ void cblas_sgemm(
 """
 PRODUCT = """
 from edgecore_mlx import hooks
-from edgecore_mlx.installation import blas
+from edgecore_mlx.installation import blas, check_installation
+check_installation()
 import mlx.core as mx
 mx.set_default_device(mx.cpu)
 product = (mx.ones((8, 8)) @ mx.ones((8, 8))).tolist()[0][0]
@@ -261,7 +262,7 @@ print(product, blas().limit(3), blas().library.asked_for(), blas().name, "/", fe
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BLAS whose products are all 42."""
     if sys.platform != "linux" or not shutil.which("g++"):
-        pytest.skip("takes Linux and g++")
+        pytest.skip("needs Linux and g++ to build a stand-in for a BLAS")
     folder = tmp_path_factory.mktemp("blas")
     (folder / "blas.cpp").write_text(STAND_IN)
     made = folder / "libopenblas.so.0"
