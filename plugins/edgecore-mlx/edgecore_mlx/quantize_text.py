@@ -162,7 +162,8 @@ def _entries(
             small = ahead.packed[path]
             yield from _packed(path, weight, small.packing, source.dtype(path), partial(_itself, small))
         elif path in plan and path not in kept:
-            rounded = _Rounding(weight, plan[path], source.dtype(path), algorithm, again)
+            used = source.use_of_head if algorithm == MSE and path == source.tied_head else None
+            rounded = _Rounding(weight, plan[path], source.dtype(path), algorithm, used, again)
             yield from _packed(path, weight, plan[path], source.dtype(path), rounded)
         else:
             for part in ("weight", "scales", "biases", "weight_scale") if name.endswith(".weight") else ("",):
@@ -199,17 +200,21 @@ class _Rounding:
     how: Packing
     dtype: str
     algorithm: str
+    used: Callable[[], Floats] | None
+    """How, where that is known without a text."""
     again: Callable[[], None]
 
     def __call__(self) -> Small:
-        rows = self.weight.shape[0]
-        step = max(1, _AT_ONCE * rows // self.weight.elements)
-        return affine.joined([self._part(at, min(at + step, rows)) for at in range(0, rows, step)])
+        used, rows = self.used() if self.used else None, self.weight.shape[0]
+        step = max(1, (_AT_ONCE if used is None else usage.AT_ONCE) * rows // self.weight.elements)
+        return affine.joined([self._part(at, min(at + step, rows), used) for at in range(0, rows, step)])
 
-    def _part(self, start: int, stop: int) -> Small:
+    def _part(self, start: int, stop: int, used: Floats | None) -> Small:
         self.again()
         numbers = self.weight.rows(start, stop).reshape(-1, self.weight.shape[-1])
         _check_range(self.weight.name, numbers, self.dtype)
+        if used is not None:
+            return affine.by_use(numbers, used, self.how, self.dtype)
         return affine.rounded(numbers, self.how, self.dtype, self.algorithm)
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from edgecore.checkpoint import Decoder, folder_decoder
+from edgecore.checkpoint.gptq import Floats
 from edgecore.contract import Fallback, UnsupportedModel
-from edgecore_mlx import convert_text, folder, packing
+from edgecore_mlx import convert_text, folder, packing, usage
 from edgecore_mlx.recipe import AFFINE, Packing, Recipe
 from edgecore_mlx.weights import Canonical, Weight, canonical, find, in_layer
+
+_TABLE, _LAST_NORM = "model.embed_tokens.weight", "model.norm.weight"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,15 @@ class Source:
         from edgecore_mlx.other import packable
 
         return packable(self.folder)
+
+    @property
+    def tied_head(self) -> str | None:
+        """The module of an output head that is the table of embeddings; None where that is known of none."""
+        return self.canonical[_TABLE].path if self.is_neutral and self.decoder.tied else None
+
+    def use_of_head(self) -> Floats:
+        """As far as it can be told without a text."""
+        return usage.of_head(self.canonical[_TABLE], self.canonical[_LAST_NORM].read())
 
     def is_ternary(self, path: str) -> bool:
         return f"{path}.weight_scale" in self.stored
