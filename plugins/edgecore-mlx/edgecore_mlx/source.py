@@ -14,6 +14,7 @@ from edgecore.checkpoint import Decoder, folder_decoder
 from edgecore.checkpoint.gptq import Floats
 from edgecore.contract import Fallback, UnsupportedModel
 from edgecore_mlx import convert_text, folder, packing, usage
+from edgecore_mlx.folder import Stored
 from edgecore_mlx.recipe import AFFINE, Packing, Recipe
 from edgecore_mlx.weights import Canonical, Weight, canonical, find, in_layer
 
@@ -30,7 +31,7 @@ class Source:
         return find(self.folder)
 
     @cached_property
-    def stored(self) -> dict[str, folder.Stored]:
+    def stored(self) -> dict[str, Stored]:
         return folder.tensors(self.folder)
 
     @cached_property

@@ -154,8 +154,8 @@ def test_rtn_is_what_mlx_lm_convert_writes(
     with mx.stream(mx.cpu):
         model, config = quantize_model(model, config, group, wanted.bits, mode=wanted.mode)
         save_model(tmp_path / "theirs", model)
-    theirs = mx.load(str(tmp_path / "theirs" / "model.safetensors"))
-    ours = mx.load(str(artifact.path / "model.safetensors"))
+    theirs: Any = mx.load(str(tmp_path / "theirs" / "model.safetensors"))
+    ours: Any = mx.load(str(artifact.path / "model.safetensors"))
     assert ours.keys() == theirs.keys()
     for name, array in theirs.items():
         assert ours[name].dtype == array.dtype

@@ -139,7 +139,8 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GGUF file in Q4_1, the tables too."""
     where = tmp_path_factory.mktemp("blocks")
     with open_checkpoint(tiny_llama(where / "hf", hidden=64, heads=2, kv_heads=1, intermediate=128)) as model:
-        return write_gguf(model, where / "tiny.gguf", "Q4_1")
+        file: Path = write_gguf(model, where / "tiny.gguf", "Q4_1")
+    return file
 
 
 def test_blocks_that_convert_kept_are_rounded_as_if_it_had_not(mlx: Any, blocks: Path, tmp_path: Path) -> None:
@@ -213,7 +214,8 @@ def test_an_architecture_that_mlx_lm_alone_knows_is_quantized_as_it_would(
     with mx.stream(mx.cpu):
         model, config = quantize_model(model, config, 64, 4)
         save_model(tmp_path / "theirs", model)
-    theirs, ours = (mx.load(str(where / "model.safetensors")) for where in (tmp_path / "theirs", out))
+    theirs: Any = mx.load(str(tmp_path / "theirs" / "model.safetensors"))
+    ours: Any = mx.load(str(out / "model.safetensors"))
     assert ours.keys() == theirs.keys()
     assert all(mx.array_equal(ours[name], array).item() for name, array in theirs.items())
     searched = tmp_path / "searched"
