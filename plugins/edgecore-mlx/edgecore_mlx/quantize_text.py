@@ -152,9 +152,10 @@ class _Ticking:
 def _entries(
     source: Source, wanted: Recipe, plan: Mapping[str, Packing], ahead: _Ahead, again: Callable[[], None]
 ) -> Iterator[Entry]:
-    """What the folder gets, rounded when it is written where that was not done before."""
+    """What the folder gets, rounded when it is written where that was not done before. The smallest first: what is
+    behind a large matrix has longer numbers in the file's header."""
     algorithm, kept = MSE if wanted.algorithm in WITH_TEXT else wanted.algorithm, source.kept(plan)
-    for name, weight in source.weights.items():
+    for name, weight in sorted(source.weights.items(), key=lambda item: item[1].nbytes):
         path = name.removesuffix(".weight")
         if name in ahead.plain:
             yield array(name, source.stored[name].dtype, ahead.plain[name])
