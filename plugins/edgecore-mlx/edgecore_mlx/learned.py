@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
 from edgecore.checkpoint import folder_decoder
-from edgecore.contract import Progress, UnsupportedModel, UnsupportedPrecision, Value
+from edgecore.contract import BadRequest, Progress, UnsupportedModel, Value
 from edgecore_mlx import affine, elsewhere, folder, installation, memory
 from edgecore_mlx.affine import Small
 from edgecore_mlx.recipe import AFFINE, GROUPS, MSE, Packing, Recipe
@@ -88,7 +88,7 @@ def run(
     source: Path, wanted: Recipe, plan: Plan, pieces: Pieces, rounded: Rounding, options: Mapping[str, Value],
     progress: Progress,
 ) -> Learned:  # fmt: skip
-    """Raises `UnsupportedPrecision`, `UnsupportedModel`, `BadRequest`, `DoesNotFit`, and what `progress` raises.
+    """Raises `UnsupportedModel`, `BadRequest`, `DoesNotFit`, and what `progress` raises.
 
     source: a folder of this backend's, not quantized.
     plan:   as the recipe has it for this folder.
@@ -166,9 +166,7 @@ def _check_precision(wanted: Recipe) -> None:
     if wanted.mode != AFFINE or wanted.bits not in bits or (wanted.mixed and algorithm in _UNIFORM):
         what = wanted.mixed or (f"{wanted.bits} bits" if wanted.mode == AFFINE else wanted.mode)
         mixed = "" if algorithm in _UNIFORM else ", mixed recipes"
-        raise UnsupportedPrecision(
-            f"{algorithm} does not make {what}", supported=", ".join(f"q{n}" for n in bits) + mixed
-        )
+        raise BadRequest(f"{algorithm} does not make {what}", supported=", ".join(f"q{n}" for n in bits) + mixed)
 
 
 def _check_model(source: Path, wanted: Recipe, length: int) -> None:

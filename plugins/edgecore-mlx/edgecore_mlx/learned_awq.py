@@ -40,7 +40,7 @@ def learn(work: Work) -> list[str]:
 
 class _Embedded(nn.Module):  # type: ignore[misc]
     """What goes into the first layer, where mlx-lm packs the table by a plan of its own and looks tokens up in it: it
-    leaves out the factor of Gemma's embeddings (0.32.2, awq.py, line 453)."""
+    leaves out the factor of Gemma's embeddings (0.32.2, awq.py, line 425)."""
 
     def __init__(self, table: Any, scale: float) -> None:
         super().__init__()

@@ -91,7 +91,7 @@ RECIPES: Mapping[str, Recipe] = {
 EMBEDDING: Mapping[str, int | None] = {"layers": None, "none": 0} | {f"q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
 """Choices of the option of that name."""
 OPTION_OF: Mapping[str, str] = {"learning_rate": "dwq", "high_bits": "dynamic", "target_bpw": "dynamic"}
-"""Options that one algorithm has."""
+"""Options that one algorithm has; where none is chosen they choose it."""
 _OPTIONS = ("group_size", "algorithm", "embedding")
 
 
@@ -107,7 +107,10 @@ def recipe(precision: str, options: Mapping[str, Value], calibration: bool, laye
     if "group_size" in chosen and chosen["group_size"] not in GROUPS[plain.mode]:
         sizes = ", ".join(map(str, GROUPS[plain.mode]))
         raise BadRequest(f"group_size={chosen['group_size']} for {precision}", supported=sizes)
-    if calibration and precision not in WITHOUT_TEXT and "algorithm" not in chosen:
+    meant = {whose for name, whose in OPTION_OF.items() if name in options}
+    if "algorithm" not in chosen and len(meant) == 1:
+        chosen["algorithm"] = meant.pop()
+    elif calibration and precision not in WITHOUT_TEXT and "algorithm" not in chosen:
         chosen["algorithm"] = GPTQ
     found = replace(plain, layers=layers, **chosen)
     if found.algorithm in WITH_TEXT and precision in WITHOUT_TEXT:

@@ -59,9 +59,7 @@ class Hooks:
             out=out,
             precision=precision,
             calibration=calibration,
-            options=resolve(
-                self.manifest.options_of("quantize"), given, "quantize", "mlx", artifact.task, precision
-            ),
+            options=resolve(self.manifest.options_of("quantize"), given, "quantize", "mlx", artifact.task, precision),
             progress=progress,
         )
         return made

@@ -162,7 +162,9 @@ def test_the_hooks_tell_what_the_first_import_lacks(tmp_path: Path, library: str
     (tmp_path / "mlx/core.py").write_text(
         f"raise ImportError('{library}: cannot open shared object file: No such file or directory')"
     )
-    code = "from edgecore_mlx import hooks\ntry:\n hooks.edgecore_probe()\nexcept Exception as e: print(repr(e), e.hint)"
+    code = (
+        "from edgecore_mlx import hooks\ntry:\n hooks.edgecore_probe()\nexcept Exception as e: print(repr(e), e.hint)"
+    )
     said = run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}")
     assert what in said
     assert asks_for in said

@@ -17,7 +17,6 @@ from edgecore.contract import (
     DoesNotFit,
     EdgecoreError,
     UnsupportedModel,
-    UnsupportedPrecision,
 )
 from edgecore_conformance.fixtures import random_models
 from edgecore_mlx import installation, memory
@@ -58,13 +57,13 @@ def test_precisions_that_a_method_does_not_make(
     mlx: Any, tiny_mlx: Artifact, text: Path, precision: str, algorithm: str, supported: str
 ) -> None:
     error = refused(mlx, tiny_mlx, text, precision, algorithm=algorithm)
-    assert isinstance(error, UnsupportedPrecision)
+    assert isinstance(error, BadRequest)
     assert error.what.startswith(f"{algorithm} does not make")
     assert error.supported == supported
 
 
 def test_options_of_another_algorithm(mlx: Any, tiny_mlx: Artifact, text: Path) -> None:
-    error = refused(mlx, tiny_mlx, text, learning_rate=1e-4)
+    error = refused(mlx, tiny_mlx, text, algorithm="gptq", learning_rate=1e-4)
     assert isinstance(error, BadRequest)
     assert error.what == "learning_rate is for dwq, not for gptq"
     assert error.supported == "algorithm=dwq"

@@ -349,6 +349,13 @@ def test_what_makes_no_sense_is_refused(precision: str, given: dict[str, Any], s
     assert said in f"{refused.value} {refused.value.hint}"
 
 
+def test_an_option_of_one_algorithm_chooses_it_and_options_of_two_are_refused() -> None:
+    assert recipe("q4", {"learning_rate": 1e-5}, True).algorithm == "dwq"
+    assert recipe("q4", {"high_bits": 6, "target_bpw": 4.8}, True).algorithm == "dynamic"
+    with pytest.raises(BadRequest, match="learning_rate is for dwq, not for gptq"):
+        recipe("q4", {"high_bits": 6, "learning_rate": 1e-5}, True)
+
+
 def test_an_unknown_precision_is_refused_with_those_that_are_made() -> None:
     with pytest.raises(UnsupportedPrecision) as refused:
         recipe("q4_k_m", {}, False)
