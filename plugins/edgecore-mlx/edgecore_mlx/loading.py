@@ -64,22 +64,18 @@ class Found:
 
     def nbytes(self, dtype: mx.Dtype, unpacked: bool = False) -> int:
         """In memory, with numbers as `dtype`, and with packed ones as such too."""
+        size = int(dtype.size)
         if unpacked:
             wide = [arrays["weight"].nbytes * 8 // packing.bits for packing, arrays in self.packed.values()]
-            return (sum(wide) + sum(tensor.elements for tensor in self.plain.values())) * dtype.size
+            return (sum(wide) + sum(tensor.elements for tensor in self.plain.values())) * size
         ternary = {n for n, t in self.plain.items() if t.type is TERNARY and _group(t.shape[1])}
-        plain = sum(t.elements // 4 if n in ternary else t.elements * dtype.size for n, t in self.plain.items())
-        levels = sum(arrays["weight"].nbytes for _, arrays in self.packed.values())
-        return (
-            plain
-            + levels
-            + sum(
-                array.nbytes if array.dtype == "U8" else array.nbytes // FLOATS[array.dtype].size * dtype.size
-                for _, arrays in self.packed.values()
-                for name, array in arrays.items()
-                if name != "weight"
-            )
-        )
+        plain = sum(t.elements // 4 if n in ternary else t.elements * size for n, t in self.plain.items())
+        beside = [
+            array.nbytes if name == "weight" or array.dtype == "U8" else math.prod(array.shape) * size
+            for _, arrays in self.packed.values()
+            for name, array in arrays.items()
+        ]
+        return plain + sum(beside)
 
 
 def find(folder: Path) -> Found | None:
