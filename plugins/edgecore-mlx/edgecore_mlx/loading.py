@@ -6,6 +6,7 @@ holds them exactly. Matrices that get the same input become one, which is one op
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
