@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edgecore.checkpoint.fields import Fields, short
+from edgecore.checkpoint.fields import MISSING, Fields, short
 from edgecore.contract import CorruptModel, UnsupportedModel
 from edgecore_mlx.recipe import AFFINE, GROUPS, Packing
 
@@ -24,6 +24,10 @@ _OWN = "quant_method"
 """In a `quantization_config` of somebody else's."""
 _LEGACY = {"mxfp4": Packing(4, 32, "mxfp4"), "mxfp8": Packing(8, 32, "mxfp8")}
 """Methods of others that name what MLX has too."""
+_PLAIN: Mapping[str, Packing] = {mode: Packing(bits[0], GROUPS[mode][0], mode) for mode, bits in BITS.items()} | {
+    AFFINE: Packing(4, 64)
+}
+"""What MLX takes where neither bits nor group size are given, by mode."""
 OF_PACKED = ("scales", "biases", "weight_scale")
 """What stands beside a packed NAME.weight; the last beside BitNet's."""
 
@@ -85,7 +89,7 @@ def quantization(config: Fields) -> Quantization:
             return Quantization(_LEGACY[method])
     default = _packing(section)
     named = {
-        path: (default if value else None) if isinstance(value, bool) else _packing(Fields(config.file, value))
+        path: (default if value else None) if isinstance(value, bool) else _packing(Fields(config.file, value), True)
         for path, value in section.values.items()
         if isinstance(value, bool | Mapping)
     }
@@ -112,11 +116,14 @@ def is_ternary(config: Fields) -> bool:
     return section is not None and section.text(_OWN, "") == "bitnet"
 
 
-def _packing(section: Fields) -> Packing:
+def _packing(section: Fields, of_a_module: bool = False) -> Packing:
+    """of_a_module: what is not said is as MLX has it in that mode; mlx_lm.convert's mixed recipes say no group size
+    where none was asked for."""
     mode = section.text("mode", AFFINE)
     if mode not in GROUPS:
         raise UnsupportedModel(f"{section.file}: field 'mode': {short(mode)}", supported=", ".join(GROUPS))
-    bits, group = section.integer("bits"), section.integer("group_size")
+    plain = _PLAIN[mode].config() if of_a_module else {}
+    bits, group = (section.integer(key, plain.get(key, MISSING)) for key in ("bits", "group_size"))
     if bits not in BITS[mode] or group not in GROUPS[mode]:
         raise UnsupportedModel(
             f"{section.file}: field {KEYS[0]!r}: {bits} bits in groups of {group}, {mode}",

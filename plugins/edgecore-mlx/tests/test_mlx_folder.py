@@ -240,6 +240,15 @@ def test_config_says_how_matrices_are_packed_by_module() -> None:
     assert said(quantization_config={"bits": 4, "group_size": 32, "mode": "mxfp4"}).default == Packing(4, 32, "mxfp4")
 
 
+def test_of_a_module_what_config_leaves_open_is_as_mlx_has_it() -> None:
+    theirs = {"group_size": None, "bits": 6, "mode": "affine"}  # mlx_lm.convert --quant-predicate mixed_4_6
+    found = said(
+        quantization={"group_size": 64, "bits": 4, "a": theirs, "b": {"mode": "mxfp8"}, "c": {"mode": "nvfp4"}}
+    )
+    assert found.named == {"a": Packing(6, 64), "b": Packing(8, 32, "mxfp8"), "c": Packing(4, 16, "nvfp4")}
+    assert found.of("a", packed(6, 64), 256) == Packing(6, 64)
+
+
 def test_what_config_does_not_say_rightly_of_a_matrix_its_arrays_tell() -> None:
     found = said(quantization={"group_size": 64, "bits": 4})
     assert found.of("a", packed(4, 64)) == Packing(4, 64)
