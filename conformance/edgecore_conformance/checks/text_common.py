@@ -277,7 +277,7 @@ def allowance(
         return bound, origin
     with open_checkpoint(known.fixture(fixture)) as model:
         rounded = RoundedTensors(model.tensors, precision.bits)
-        rows = np.concatenate(list(Oracle(model.decoder, rounded).score(tokens)))  # type: ignore[arg-type]
+        rows = np.concatenate(list(Oracle(model.decoder, rounded).score(tokens)))
     lost = float(divergences(known.logits(fixture, tokens), rows).mean())
     file = known.bounds.file_multiple * lost + known.bounds.file_slack
     return bound + file, f"{origin}; and {file:.3g} for weights of {precision.bits:g} bits"

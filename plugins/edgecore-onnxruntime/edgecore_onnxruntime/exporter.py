@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from edgecore.checkpoint import beside
 from edgecore.contract import (
     ConvertLimits,
     DoesNotFit,
@@ -58,7 +59,7 @@ def edgecore_convert(
         run_exporter(NAME, command, out, stored * size // 2, progress)
     if not (out / folder.MODEL).is_file() or not (out / layout.GENAI).is_file():
         raise UnsupportedModel(f"{source}: {NAME} made no {folder.MODEL} of it: it is not one language model")
-    for name in (folder.CONFIG, folder.GENERATION):
+    for name in (beside.CONFIG, beside.GENERATION):
         if (source / name).is_file():  # what our sessions read beside the tokenizer
             shutil.copyfile(source / name, out / name)
     return Made(
