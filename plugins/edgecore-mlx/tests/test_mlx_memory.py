@@ -9,7 +9,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from edgecore.contract import DoesNotFit
+from edgecore.contract import BadRequest, DoesNotFit, Manifest
+from edgecore.contract.options import resolve
 from edgecore_mlx import memory
 
 GIB = 2**30
@@ -115,6 +116,17 @@ def test_a_limit_of_kept_buffers_is_kept_to() -> None:
         assert mx.set_cache_limit(before) == 4_000_000
     finally:
         mx.set_cache_limit(before)
+
+
+def test_a_limit_larger_than_mlx_can_count_is_a_bad_request(manifest: Manifest) -> None:
+    with pytest.raises(BadRequest, match="cache_limit=9223372036854775807"):
+        resolve(manifest.options_of("run"), {"cache_limit": 2**63 - 1}, "run", "mlx")
+    most = resolve(manifest.options_of("run"), {"cache_limit": 10**9}, "run", "mlx")
+    before = mx.set_cache_limit(0)
+    try:
+        memory.limit(most)
+    finally:
+        assert mx.set_cache_limit(before) == 10**15
 
 
 @pytest.mark.skipif(mx.is_available(mx.gpu), reason="a GPU's limit is another")
