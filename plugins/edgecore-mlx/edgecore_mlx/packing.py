@@ -126,7 +126,7 @@ def _packing(section: Fields, of_a_module: bool = False) -> Packing:
     bits, group = (section.integer(key, plain.get(key, MISSING)) for key in ("bits", "group_size"))
     if bits not in BITS[mode] or group not in GROUPS[mode]:
         raise UnsupportedModel(
-            f"{section.file}: field {KEYS[0]!r}: {bits} bits in groups of {group}, {mode}",
+            f"{section.file}: field {KEYS[0]!r}: {Packing(bits, group, mode)}",
             supported=f"{', '.join(map(str, BITS[mode]))} bits in groups of {', '.join(map(str, GROUPS[mode]))}",
         )
     return Packing(bits, group, mode)

@@ -30,6 +30,9 @@ class Packing:
     group_size: int
     mode: str = AFFINE
 
+    def __str__(self) -> str:
+        return f"{self.bits} bits in groups of {self.group_size}, {self.mode}"
+
     def config(self) -> dict[str, Any]:
         """As config.json has it under `quantization`, for all and by module path."""
         return asdict(self)
