@@ -47,7 +47,7 @@ def test_a_function_is_measured_by_calls_and_not_compared_yet(model: Path) -> No
 
 
 def test_a_function_is_neither_converted_nor_quantized(model: Path) -> None:
-    refused = edgecore("quantize", model, "--precision", "q6")
+    refused = edgecore("quantize", model, "--precision", "mxfp8")
     assert refused.code == 2
     assert "model.mlxfn: a function is run with the weights that it was exported with" in refused.err
     assert "a finished model of one runtime" in edgecore("convert", model, "--backend", "mlx").err
