@@ -26,10 +26,11 @@ if [ ! -x "$env/bin/edgecore" ]; then
 fi
 "$env/bin/pip" install --quiet -c constraints.txt . "./plugins/edgecore-mlx$extra" ./conformance
 
-mkdir "$out"
-for device in $("$env/bin/python" -c '
+found=$("$env/bin/python" -c '
 from edgecore_mlx import devices
-print(*(found.name for found in devices.probe().devices if found.available))'); do
+print(*(found.name for found in devices.probe().devices if found.available))')
+mkdir "$out"
+for device in $found; do
   "$env/bin/edgecore" conformance run --backend mlx --device "$device" --out "$out/$device" "$@" || true
   "$env/bin/edgecore" conformance verify "$out/$device" || true
   [ "$device" = "${SPEED:-gpu}" ] || continue
