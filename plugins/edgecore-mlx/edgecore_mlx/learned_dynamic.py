@@ -34,7 +34,8 @@ def learn(work: Work) -> list[str]:
     least = _bits(few, work.width)
     if not least < target <= MOST * few.bits:
         raise BadRequest(
-            f"target_bpw={target:g}: with scales all have {least:g}", supported=f"up to {MOST * few.bits:g}"
+            f"target_bpw={target:g}: with scales all have {least:g}",
+            supported=f"more than that, up to {MOST * few.bits:g}",
         )
     every = matrices(work.model)
     others = [path for path in every if work.plan.get(path) != few]
