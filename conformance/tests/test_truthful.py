@@ -64,7 +64,7 @@ def test_openvino_passes_whole_on_challenged_inputs_and_its_bundle_is_consistent
     find_spec("mlx_lm") is None, reason="needs mlx and mlx-lm: python3 bootstrap.py test --only conformance"
 )
 def test_mlx_passes_whole_on_challenged_inputs_and_its_bundle_is_consistent(tmp_path: Path) -> None:
-    assert alarms(quick("mlx", tmp_path / "bundle", 1)) == []
+    assert alarms(quick("mlx", tmp_path / "bundle", 1, "cpu")) == []
     assert verify(tmp_path / "bundle").contradictions == []
 
 
